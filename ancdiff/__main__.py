@@ -1,0 +1,5 @@
+"""`python -m ancdiff`: the same as `ancdiff`, from the package in this folder. The workflow's rules use it."""
+
+from ancdiff.cli import main
+
+main()

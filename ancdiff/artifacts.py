@@ -1,0 +1,188 @@
+"""Atomic save and load of the currency. A file is whole or it is not there.
+
+An ensemble is a pair that standard tools open: ``topology.pdb`` and a DCD trajectory beside it. DCD keeps float32
+(in Å), so positions come back to a relative 1e-7; XTC would round to 0.001 nm. Every artifact has a JSON beside it
+(same name, ``.json``) that says what made it.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ancdiff.errors import InputError
+from ancdiff.molecules import Ensemble, Molecule, natural_stereocentres
+from ancdiff.units import ANGSTROM_PER_NM
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``.
+
+    The temporary name keeps the suffix (writers choose a format by it) and starts with a dot.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as filled:
+            os.fsync(filled.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically, keys sorted; NaN and infinity are errors."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(_existing(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"this is not valid JSON: {error}", where=str(path)) from error
+
+
+def write_table(path: Path, table: pd.DataFrame, *, tsv: bool = False) -> None:
+    """Write a Parquet table atomically; with ``tsv`` also a TSV beside it for a person to read."""
+    write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+    if tsv:
+        text = table.to_csv(sep="\t", index=False, float_format="%.6g")
+        write_text(path.with_suffix(".tsv"), text)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet table.
+
+    Raises:
+        InputError: the file is missing or is not Parquet.
+    """
+    try:
+        return pd.read_parquet(_existing(path))
+    except (ValueError, OSError) as error:
+        raise InputError(f"this is not a Parquet table: {error}", where=str(path)) from error
+
+
+def read_molecule(topology: Path, *, name: str | None = None) -> Molecule:
+    """Read a molecule from a PDB or mmCIF file; its name is that of the folder unless given.
+
+    Bonds come from the file's CONECT records and the standard residues.
+
+    Raises:
+        InputError: the file is missing or unreadable, or has no atoms.
+    """
+    import mdtraj
+
+    try:
+        top = mdtraj.load_topology(str(_existing(topology)))
+    except Exception as error:  # mdtraj's readers raise whatever their parsers do
+        raise InputError(
+            f"this structure cannot be read: {error}",
+            where=str(topology),
+            fix="hand in a PDB or mmCIF file with one MODEL of the molecule",
+        ) from error
+    return molecule_of(top, name or topology.resolve().parent.name)
+
+
+def molecule_of(top: Any, name: str) -> Molecule:
+    """The molecule of an mdtraj topology."""
+    atoms = list(top.atoms)
+    if not atoms:
+        raise InputError("this structure has no atoms", where=name)
+    atom_names = tuple(a.name for a in atoms)
+    residue_names = tuple(r.name for r in top.residues)
+    residue_of_atom = np.array([a.residue.index for a in atoms], dtype=np.int64)
+    bonds = np.array(sorted({tuple(sorted((a.index, b.index))) for a, b in top.bonds}), dtype=np.int64).reshape(-1, 2)
+    return Molecule(
+        name=name,
+        atom_names=atom_names,
+        elements=tuple(a.element.symbol if a.element else "VS" for a in atoms),
+        residue_names=residue_names,
+        residue_of_atom=residue_of_atom,
+        bonds=bonds,
+        stereocentres=natural_stereocentres(atom_names, residue_names, residue_of_atom),
+    )
+
+
+def write_topology(path: Path, molecule: Molecule, positions_nm: np.ndarray) -> None:
+    """Write a molecule with one set of coordinates as PDB, with CONECT records for all bonds."""
+    lines = ["REMARK   1 WRITTEN BY ANCDIFF"]
+    for i, (name, element) in enumerate(zip(molecule.atom_names, molecule.elements, strict=True)):
+        residue = int(molecule.residue_of_atom[i])
+        x, y, z = (float(v) * ANGSTROM_PER_NM for v in positions_nm[i])
+        padded = name if len(name) >= 4 else f" {name}"
+        lines.append(
+            f"ATOM  {i + 1:5d} {padded:<4s} {molecule.residue_names[residue]:>3s} A{residue + 1:4d}    "
+            f"{x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {element:>2s}  "
+        )
+    lines.append(f"TER   {molecule.n_atoms + 1:5d}      {molecule.residue_names[-1]:>3s} A{len(molecule.residue_names):4d}")
+    lines += [f"CONECT{a + 1:5d}{b + 1:5d}" for a, b in molecule.bonds]
+    write_text(path, "\n".join([*lines, "END", ""]))
+
+
+def write_ensemble(path: Path, ensemble: Ensemble, made_by: Mapping[str, Any] | None = None) -> None:
+    """Write ``topology.pdb``, the DCD trajectory ``path`` and its record, in this order of appearance.
+
+    The trajectory comes last: where it is, the others are.
+    """
+    from mdtraj.formats import DCDTrajectoryFile
+
+    def write_dcd(temporary: Path) -> None:
+        with DCDTrajectoryFile(str(temporary), "w", force_overwrite=True) as dcd:
+            dcd.write(np.asarray(ensemble.positions_nm, dtype=np.float32) * np.float32(ANGSTROM_PER_NM))
+
+    write_topology(path.parent / "topology.pdb", ensemble.molecule, ensemble.positions_nm[0])
+    if made_by is not None:
+        write_json(path.with_suffix(".json"), made_by)
+    write_atomically(path, write_dcd)
+
+
+def read_ensemble(path: Path, *, topology: Path | None = None, name: str | None = None) -> Ensemble:
+    """Read an ensemble; the topology is ``topology.pdb`` beside the trajectory unless given.
+
+    Any trajectory that mdtraj reads will do (DCD, XTC, NetCDF …).
+
+    Raises:
+        InputError: a file is missing, truncated or unreadable, has no frames, or has other atoms than the topology.
+    """
+    import mdtraj
+
+    topology = topology or path.parent / "topology.pdb"
+    molecule = read_molecule(topology, name=name)
+    try:
+        trajectory = mdtraj.load(str(_existing(path)), top=mdtraj.load_topology(str(topology)))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"this trajectory cannot be read with its topology: {error}",
+            where=f"{path} (topology: {topology})",
+            fix="hand in a whole trajectory of the same atoms as the topology",
+        ) from error
+    if trajectory.n_frames == 0:
+        raise InputError("this trajectory has no frames", where=str(path), fix="hand in at least one conformer")
+    return Ensemble(molecule, np.ascontiguousarray(trajectory.xyz, dtype=np.float32))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError("there is no such file", where=str(path), fix="check the path, or run the stage that makes it")
+    return path

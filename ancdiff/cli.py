@@ -1,0 +1,238 @@
+"""The command line: one command for each stage. The workflow's rules are these commands; a person can type them too.
+
+Settings come from ``--settings`` (the sections a stage reads, as JSON; what the workflow passes), from ``--config`` (a
+YAML file of a whole run) or, with neither, from the package's defaults. Stages are imported when they are called.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ancdiff.config import Config, StageConfig, load_config
+from ancdiff.corridor import MD_ENSEMBLES
+from ancdiff.errors import AncdiffError, ConfigError
+from ancdiff.workflow import SECTIONS, Corridor, check_systems
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_FILE = click.Path(path_type=Path)
+
+
+def main() -> None:
+    """Run a command; a problem that the user can mend ends with its message and exit code, without a traceback."""
+    try:
+        commands(prog_name="ancdiff")
+    except AncdiffError as error:
+        click.echo(f"ancdiff: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ancdiff")
+def commands() -> None:
+    """Conformational ensembles by equivariant diffusion, aligned with a force field.
+
+    Each command is a stage of the workflow, in this order: simulate, dataset, pretrain, sample, score, align, evaluate,
+    report. `snakemake --cores all` runs them all.
+    """
+
+
+def stage_command(stage: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command with the options that every stage has; the function gets ``settings`` and ``threads`` ready."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        def ready(settings: str | None, config: Path | None, threads: int, **options: Any) -> None:
+            # Before the stage is imported: the libraries read these once, when they are loaded.
+            os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+            function(stage_settings(stage, settings, config), threads=threads, **options)
+
+        ready.__doc__ = function.__doc__
+        for attribute in ("__click_params__",):
+            setattr(ready, attribute, getattr(function, attribute, []))
+        for option in (
+            click.option(
+                "--threads",
+                type=click.IntRange(min=1),
+                default=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                show_default="all cores",
+                help="CPU threads to use.",
+            ),
+            click.option("--config", type=_FILE, metavar="FILE", help="Configuration of a run (YAML)."),
+            click.option(
+                "--settings", metavar="JSON", help="Sections of a configuration, as the workflow passes them; - reads them from stdin."
+            ),
+        ):
+            ready = option(ready)
+        return commands.command(stage)(ready)
+
+    return decorate
+
+
+def stage_settings(stage: str, settings: str | None, config: Path | None) -> StageConfig:
+    """The sections that a stage reads, from JSON, from a YAML file, or the defaults.
+
+    Raises:
+        ConfigError: both are given, the JSON is none, or the configuration does not hold.
+    """
+    if settings is not None and config is not None:
+        raise ConfigError("--settings and --config are both given", where=f"ancdiff {stage}", fix="give one of them")
+    if settings is None:
+        whole = Config() if config is None else load_config(config)
+        return StageConfig(json.loads(whole.sections(*SECTIONS[stage])))
+    try:
+        sections = json.loads(sys.stdin.read() if settings == "-" else settings)
+    except ValueError as error:
+        raise ConfigError(
+            f"this is not valid JSON: {error}",
+            where=f"ancdiff {stage} --settings",
+            fix="""write sections as a JSON object, e.g. --settings '{"score": {"relax": "none"}}'""",
+        ) from error
+    if not isinstance(sections, dict):
+        raise ConfigError("settings are a JSON object of sections", where=f"ancdiff {stage} --settings")
+    return StageConfig({name: {} for name in SECTIONS[stage]} | sections)
+
+
+def _overridden(settings: StageConfig, section: str, **changes: Any) -> StageConfig:
+    """Settings with the keys of a section that were given on the command line."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    sections = settings.as_dict()
+    return StageConfig(sections | {section: sections[section] | given})
+
+
+_results = click.option(
+    "--results", type=_FILE, required=True, metavar="DIR", help="Folder of the run, e.g. results/peptides."
+)
+
+
+@stage_command("simulate")
+@_results
+@click.option("--system", required=True, help="Name of a system that is given as a sequence.")
+@click.option("--md", type=click.Choice(MD_ENSEMBLES), required=True, help="Which MD data set.")
+def simulate(settings: StageConfig, *, results: Path, system: str, md: str, threads: int) -> None:
+    """Molecular dynamics of one system."""
+    from ancdiff.simulate import run
+
+    run(settings, system=system, md=md, results=results)
+
+
+@stage_command("dataset")
+@_results
+def dataset(settings: StageConfig, *, results: Path, threads: int) -> None:
+    """Read, check and split the trajectories."""
+    from ancdiff.dataset import run
+
+    run(settings, results=results)
+
+
+@stage_command("pretrain")
+@_results
+def pretrain(settings: StageConfig, *, results: Path, threads: int) -> None:
+    """Train the denoiser on the training MD; goes on from its last checkpoint."""
+    from ancdiff.pretrain import run
+
+    run(settings, results=results, threads=threads)
+
+
+@stage_command("sample")
+@click.option("--model", type=_FILE, required=True, help="model.safetensors, with model.json beside it.")
+@click.option("--topology", type=_FILE, required=True, help="Molecule to sample, heavy atoms (PDB or mmCIF).")
+@click.option("--output", type=_FILE, required=True, help="Trajectory to write (DCD); topology.pdb goes beside it.")
+@click.option("--seed", type=click.IntRange(min=0), required=True, help="Seed of the noise.")
+@click.option("--conformers", type=click.IntRange(min=1), help="How many; overrides sample.conformers.")
+def sample(
+    settings: StageConfig,
+    *,
+    model: Path,
+    topology: Path,
+    output: Path,
+    seed: int,
+    conformers: int | None,
+    threads: int,
+) -> None:
+    """Draw conformers of one molecule from a model."""
+    from ancdiff.sample import run
+
+    settings = _overridden(settings, "sample", conformers=conformers)
+    run(settings, model=model, topology=topology, output=output, seed=seed, threads=threads)
+
+
+@stage_command("score")
+@click.option("--topology", type=_FILE, required=True, help="The molecule (PDB or mmCIF).")
+@click.option("--conformers", type=_FILE, required=True, help="Trajectory of it (DCD, XTC, … whatever mdtraj reads).")
+@click.option("--output", type=_FILE, required=True, help="Table to write (Parquet), one row for each conformer.")
+@click.option("--max-conformers", type=click.IntRange(min=1), help="Score so many, evenly spaced. Default: all.")
+@click.option("--relax", help="none, hydrogens, restrained or full; overrides score.relax.")
+@click.option("--platform", help="OpenMM platform: auto, Reference, CPU, CUDA …; overrides forcefield.platform.")
+def score(
+    settings: StageConfig,
+    *,
+    topology: Path,
+    conformers: Path,
+    output: Path,
+    max_conformers: int | None,
+    relax: str | None,
+    platform: str | None,
+    threads: int,
+) -> None:
+    """Force-field energies of conformers; prints a summary."""
+    from ancdiff.artifacts import read_table
+    from ancdiff.score import run, summary
+
+    settings = _overridden(_overridden(settings, "score", relax=relax), "forcefield", platform=platform)
+    run(
+        settings,
+        topology=topology,
+        conformers=conformers,
+        output=output,
+        max_conformers=max_conformers,
+        threads=threads,
+    )
+    click.echo(summary(read_table(output)))
+
+
+@stage_command("align")
+@_results
+@click.option("--model", required=True, help="Model to make, <objective>_round<r>, e.g. eba_round2.")
+def align(settings: StageConfig, *, results: Path, model: str, threads: int) -> None:
+    """One round of energy-based alignment; goes on from its last checkpoint."""
+    from ancdiff.align import run
+
+    run(settings, results=results, model=model, threads=threads)
+
+
+@stage_command("evaluate")
+@_results
+def evaluate(settings: StageConfig, *, results: Path, threads: int) -> None:
+    """Compare every ensemble with the reference."""
+    from ancdiff.evaluate import run
+
+    run(settings, results=results)
+
+
+@stage_command("report")
+@_results
+def report(settings: StageConfig, *, results: Path, threads: int) -> None:
+    """Write the whole run on one self-contained HTML page."""
+    from ancdiff.report import run
+
+    run(settings, results=results)
+
+
+@commands.command()
+@click.option("--config", type=_FILE, required=True, metavar="FILE", help="Configuration of a run (YAML).")
+def check(config: Path) -> None:
+    """Check a configuration and show what it amounts to."""
+    resolved = load_config(config)
+    check_systems(resolved)
+    corridor = Corridor(resolved)
+    click.echo(f"{config} holds.\nresults  {corridor.root}/\nsystems  {len(corridor.systems)}")
+    for name, system in resolved.systems.items():
+        origin = system.sequence or f"{system.topology}, {len(system.training)} + {len(system.reference)} trajectories"
+        click.echo(f"  {name:12s} {system.split:5s} {origin}")
+    click.echo(f"models   {', '.join(corridor.models)}")
+    conformers = resolved.sample.conformers
+    click.echo(f"samples  {conformers} conformers of each system from each model ({resolved.sample.solver})")

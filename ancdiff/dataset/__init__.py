@@ -1,0 +1,1 @@
+"""Reads, checks and splits the trajectories that models learn from and are compared with."""

@@ -1,0 +1,1 @@
+"""The denoisers: SE(3)-equivariant networks behind one protocol."""

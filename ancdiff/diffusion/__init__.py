@@ -1,0 +1,18 @@
+"""Noise, preconditioning, samplers and model energies: pure functions of a denoiser.
+
+Noise is variance exploding, x_σ = x + σ ε, with data and noise in the subspace of zero centre of mass
+(dimension 3(N − 1)). A denoiser is any callable D(x_σ, σ) ≈ E[x | x_σ].
+"""
+
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Denoise(Protocol):
+    """D(x_σ, σ): the clean conformers expected behind noisy ones of one molecule."""
+
+    def __call__(
+        self, noisy_nm: Float[Tensor, "batch atoms 3"], sigma_nm: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch atoms 3"]: ...

@@ -1,0 +1,54 @@
+"""Noise levels and noise in the subspace of zero centre of mass."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def centre(positions: Float[Tensor, "*batch atoms 3"]) -> Float[Tensor, "*batch atoms 3"]:
+    """Positions about their centroid (the zero-centre-of-mass subspace with unit masses)."""
+    return positions - positions.mean(dim=-2, keepdim=True)
+
+
+def centred_noise(
+    shape: tuple[int, ...], *, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*batch atoms 3"]:
+    """Standard normal noise projected to zero centre of mass. Draws from ``generator``."""
+    return centre(torch.randn(shape, generator=generator, device=generator.device, dtype=dtype))
+
+
+def lognormal_sigma(
+    n: int, *, median_nm: float, log_width: float, generator: torch.Generator
+) -> Float[Tensor, " {n}"]:
+    """Training noise levels, ln σ ~ N(ln median, log_width²), one per stratum of equal probability.
+
+    Stratifying leaves each level's distribution as it is and lowers the variance of their mean.
+    Draws from ``generator``. Reference: Karras et al. 2022 (arXiv 2206.00364), table 1.
+    """
+    strata = torch.randperm(n, generator=generator, device=generator.device)
+    uniform = (strata + torch.rand(n, generator=generator, device=generator.device)) / n
+    # float32 rounds (n − tiny)/n to 1, whose quantile is infinite.
+    uniform = uniform.clamp(1e-6, 1 - 1e-6)
+    quantile = math.sqrt(2.0) * torch.erfinv(2.0 * uniform - 1.0)
+    return median_nm * torch.exp(log_width * quantile)
+
+
+def stratified_log_uniform_sigma(
+    n: int, *, sigma_min_nm: float, sigma_max_nm: float, generator: torch.Generator
+) -> Float[Tensor, " {n}"]:
+    """Noise levels uniform in ln σ, one in each of ``n`` equal strata, ascending. Draws from ``generator``."""
+    uniform = (torch.arange(n, device=generator.device) + torch.rand(n, generator=generator, device=generator.device)) / n
+    return sigma_min_nm * (sigma_max_nm / sigma_min_nm) ** uniform
+
+
+def karras_sigma(steps: int, *, sigma_min_nm: float, sigma_max_nm: float, rho: float) -> Float[Tensor, " levels"]:
+    """Descending noise levels of a sampler, ending with 0 (``steps`` + 1 levels).
+
+    σ_i = (σ_max^{1/ρ} + i/(n−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ. Reference: Karras et al. 2022, eq. 5.
+    """
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    low, high = sigma_min_nm ** (1 / rho), sigma_max_nm ** (1 / rho)
+    sigma = (high + ramp * (low - high)) ** rho
+    return torch.cat([sigma, torch.zeros(1, dtype=torch.float64)])

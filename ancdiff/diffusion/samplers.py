@@ -1,0 +1,83 @@
+"""Samplers: functions of a denoiser, a start and descending noise levels.
+
+Each solves the probability-flow ODE dx/dσ = (x − D(x; σ))/σ, or its stochastic sibling, from σ_max to 0.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ancdiff.diffusion import Denoise
+from ancdiff.diffusion.noise import centred_noise
+
+Positions = Float[Tensor, "batch atoms 3"]
+Levels = Float[Tensor, " levels"]
+
+
+def heun(denoise: Denoise, start_nm: Positions, sigma_nm: Levels) -> Positions:
+    """Heun's second-order steps; 2·steps − 1 evaluations, deterministic.
+
+    Reference: Karras et al. 2022 (arXiv 2206.00364), algorithm 1.
+    """
+    x = start_nm
+    for sigma, sigma_next in _pairs(sigma_nm):
+        x = _heun_step(denoise, x, sigma, sigma_next)
+    return x
+
+
+def stochastic(
+    denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, churn: float, generator: torch.Generator
+) -> Positions:
+    """Heun steps after adding fresh noise, γ = min(S_churn / steps, √2 − 1); 2·steps − 1 evaluations.
+
+    Draws from ``generator``. Reference: Karras et al. 2022, algorithm 2 (with S_noise = 1 and no bounds on S_t).
+    """
+    x = start_nm
+    gamma = min(churn / (len(sigma_nm) - 1), math.sqrt(2.0) - 1.0)
+    for sigma, sigma_next in _pairs(sigma_nm):
+        raised = sigma * (1.0 + gamma)
+        noise = centred_noise(tuple(x.shape), generator=generator, dtype=x.dtype)
+        x = x + math.sqrt(raised**2 - sigma**2) * noise
+        x = _heun_step(denoise, x, raised, sigma_next)
+    return x
+
+
+def dpmpp_2m(denoise: Denoise, start_nm: Positions, sigma_nm: Levels) -> Positions:
+    """DPM-Solver++(2M), multistep in λ = −ln σ; one evaluation a step, deterministic.
+
+    Reference: Lu et al. 2022 (arXiv 2211.01095), algorithm 2, for variance-exploding noise.
+    """
+    x, previous, previous_step = start_nm, None, 0.0
+    for sigma, sigma_next in _pairs(sigma_nm):
+        denoised = denoise(x, _full(x, sigma))
+        if sigma_next == 0.0:
+            return denoised
+        step = math.log(sigma / sigma_next)
+        direction = denoised
+        if previous is not None:
+            ratio = previous_step / step
+            direction = (1 + 1 / (2 * ratio)) * denoised - 1 / (2 * ratio) * previous
+        x = (sigma_next / sigma) * x - math.expm1(-step) * direction
+        previous, previous_step = denoised, step
+    return x
+
+
+def _heun_step(denoise: Denoise, x: Positions, sigma: float, sigma_next: float) -> Positions:
+    slope = (x - denoise(x, _full(x, sigma))) / sigma
+    ahead = x + (sigma_next - sigma) * slope
+    if sigma_next == 0.0:
+        return ahead
+    slope_ahead = (ahead - denoise(ahead, _full(x, sigma_next))) / sigma_next
+    return x + (sigma_next - sigma) * 0.5 * (slope + slope_ahead)
+
+
+def _pairs(sigma_nm: Levels) -> Iterator[tuple[float, float]]:
+    values = sigma_nm.tolist()
+    return zip(values[:-1], values[1:], strict=True)
+
+
+def _full(x: Positions, sigma: float) -> Float[Tensor, " batch"]:
+    return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)

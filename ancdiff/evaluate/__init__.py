@@ -1,0 +1,124 @@
+"""evaluate: every model of every round and every MD data set, against the reference and the training MD.
+
+Writes ``evaluate/metrics.parquet`` (one row per system, ensemble, metric …) and ``evaluate/summary.parquet`` (one row
+per ensemble, averaged over systems), each with a TSV beside it to read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from ancdiff import corridor
+from ancdiff.artifacts import read_ensemble, read_table, write_json, write_table
+from ancdiff.config import Config, EvaluateSettings, StageConfig
+from ancdiff.errors import InputError
+from ancdiff.evaluate.catalogue import HEADLINE, METRICS
+from ancdiff.evaluate.comparison import Measurement, table
+from ancdiff.evaluate.energies import reduced_energies
+from ancdiff.evaluate.measure import Energies, EnsembleData, measure_system
+from ancdiff.evaluate.resampling import Sampling, independent, interval, md_blocks
+from ancdiff.molecules import Ensemble
+from ancdiff.provenance import made_by
+from ancdiff.units import thermal_energy_kj_mol
+
+
+def run(settings: StageConfig, *, results: Path) -> None:
+    """Measure every ensemble of every system. Reads and writes the disk; randomness from ``evaluate.seed`` alone.
+
+    Raises:
+        InputError: an ensemble is missing or unreadable, or ``dataset/split.parquet`` does not fit the MD.
+    """
+    layout = corridor.Layout(results)
+    ensembles = ensemble_names(settings.align)
+    kt = thermal_energy_kj_mol(settings.forcefield.temperature_kelvin)
+    split_path = layout.root / "dataset" / "split.parquet"
+    split = read_table(split_path)
+    measurements: list[Measurement] = []
+    parents = [split_path]
+    for system in tqdm(settings.systems, desc="evaluate", unit="system", disable=None):
+        data = []
+        for ensemble in ensembles:
+            path = layout.ensemble(ensemble, system)
+            if ensemble == "reference" and not path.is_file():
+                continue  # the user's own MD may have no reference; metrics against it are then left out
+            data.append(_read(layout, system, ensemble, split, kt, settings.evaluate))
+            parents += [p for p in (path, layout.energies(ensemble, system)) if p.is_file()]
+        measurements += measure_system(system, data, settings.evaluate)
+    folder = layout.root / "evaluate"
+    record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
+    write_json(folder / "metrics.json", record)
+    write_table(folder / "summary.parquet", summarise(measurements, ensembles), tsv=True)
+    write_table(folder / "metrics.parquet", table(measurements), tsv=True)
+
+
+def ensemble_names(align: Any) -> list[str]:
+    """Every ensemble of a run: the MD data sets, then the models in the order in which they come to be."""
+    return [*corridor.MD_ENSEMBLES, *corridor.models(Config(align=align))]
+
+
+def summarise(measurements: list[Measurement], ensembles: list[str]) -> pd.DataFrame:
+    """One row per ensemble: each headline metric averaged over systems, with its interval and floor.
+
+    Columns ``<metric>``, ``<metric>_low``, ``<metric>_high``, ``<metric>_floor`` for each of `HEADLINE`, and
+    ``systems`` (how many are averaged at most). Systems are resampled independently, so replicates are averaged too.
+    """
+    rows = []
+    for ensemble in ensembles:
+        mine = [m for m in measurements if m.ensemble == ensemble and not m.residue and not m.basin]
+        row: dict[str, Any] = {"ensemble": ensemble, "systems": len({m.system for m in mine})}
+        for column, (metric, against) in HEADLINE.items():
+            chosen = [m for m in mine if m.metric == metric and m.against == against]
+            row |= _averaged(column, chosen)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _averaged(column: str, chosen: list[Measurement]) -> dict[str, float]:
+    if not chosen:
+        return dict.fromkeys((column, f"{column}_low", f"{column}_high", f"{column}_floor"), np.nan)
+    value = float(np.mean([m.value for m in chosen]))
+    replicates = [m.replicates for m in chosen if m.replicates is not None]
+    metric = METRICS[chosen[0].metric]
+    averaged = np.mean(replicates, axis=0) if len(replicates) == len(chosen) else None
+    low, high = interval(value, averaged, lower=metric.lower, upper=metric.upper)
+    floor = float(np.mean([m.floor for m in chosen]))
+    return {column: value, f"{column}_low": low, f"{column}_high": high, f"{column}_floor": floor}
+
+
+def _read(
+    layout: corridor.Layout, system: str, name: str, split: pd.DataFrame, kt: float, settings: EvaluateSettings
+) -> EnsembleData:
+    """An ensemble with its sampling and energies; conformers that are not finite are set aside and counted."""
+    path = layout.ensemble(name, system)
+    ensemble = read_ensemble(path, name=system)
+    sampling = independent(len(ensemble))
+    if name in corridor.MD_ENSEMBLES:
+        rows = split[(split["system"] == system) & (split["md"] == name)].sort_values("frame")
+        if not np.array_equal(rows["frame"], np.arange(len(ensemble))):
+            raise InputError(
+                f"the split has {len(rows)} frames of this MD, its trajectory {len(ensemble)}",
+                where=f"{layout.root / 'dataset' / 'split.parquet'} and {path}",
+                fix="make both again with: ancdiff dataset",
+            )
+        sampling = Sampling(md_blocks(rows["replica"].to_numpy(), settings.bootstrap_blocks), rows["half"].to_numpy())
+    finite = np.flatnonzero(np.isfinite(ensemble.positions_nm).all(axis=(1, 2)))
+    kept = Ensemble(ensemble.molecule, ensemble.positions_nm[finite])
+    energies = _read_energies(layout.energies(name, system), sampling, kt)
+    return EnsembleData(name, kept, sampling.take(finite), len(ensemble) - len(finite), energies)
+
+
+def _read_energies(path: Path, sampling: Sampling, kt: float) -> Energies | None:
+    """Energies in kT, or None where the ensemble has not been scored."""
+    if not path.is_file():
+        return None
+    values, conformers, failed = reduced_energies(read_table(path), kt)
+    if len(conformers) and (conformers.min() < 0 or conformers.max() >= len(sampling)):
+        raise InputError(
+            f"conformer {conformers.max()} was scored, but the ensemble has {len(sampling)} conformers",
+            where=str(path),
+            fix="score the ensemble again with: ancdiff score",
+        )
+    return Energies(values, sampling.take(conformers), failed)

@@ -1,0 +1,1 @@
+"""The only room that knows OpenMM: build a molecule, place hydrogens, relax, score, simulate."""

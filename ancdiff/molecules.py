@@ -1,0 +1,136 @@
+"""The currency of the house: a molecule, an ensemble of its conformers, and the table of their energies."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from ancdiff.errors import InputError
+
+# Neighbours (a, b, c) of each tetrahedral stereocentre of the L amino acids, in the order that makes
+# (a - centre) · [(b - centre) × (c - centre)] positive.
+_BACKBONE_STEREO = ("N", "C", "CB")
+_SIDECHAIN_STEREO = {"ILE": ("CB", ("CA", "CG2", "CG1")), "THR": ("CB", ("CA", "CG2", "OG1"))}
+
+
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """Atoms, residues and bonds of one molecule; no coordinates.
+
+    ``stereocentres`` rows are (centre, a, b, c) with a positive signed volume (a−o)·[(b−o)×(c−o)] in the natural
+    (L) configuration.
+    """
+
+    name: str
+    atom_names: tuple[str, ...]
+    elements: tuple[str, ...]
+    residue_names: tuple[str, ...]
+    residue_of_atom: Int[np.ndarray, " atoms"]
+    bonds: Int[np.ndarray, "bonds 2"]
+    stereocentres: Int[np.ndarray, "centres 4"] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.int64))
+
+    @property
+    def n_atoms(self) -> int:
+        return len(self.atom_names)
+
+    def atom_index(self, residue: int, atom_name: str) -> int | None:
+        """Index of a residue's atom by name, or None where the residue has no such atom."""
+        for i in np.flatnonzero(self.residue_of_atom == residue):
+            if self.atom_names[i] == atom_name:
+                return int(i)
+        return None
+
+    def torsion(self, residue: int, kind: str) -> tuple[int, int, int, int] | None:
+        """Atoms of a backbone torsion: 'phi' = C(i−1) N CA C, 'psi' = N CA C N(i+1); None where it is not there."""
+        named = {
+            "phi": ((residue - 1, "C"), (residue, "N"), (residue, "CA"), (residue, "C")),
+            "psi": ((residue, "N"), (residue, "CA"), (residue, "C"), (residue + 1, "N")),
+        }[kind]
+        atoms = [self.atom_index(r, name) for r, name in named]
+        return None if None in atoms else tuple(a for a in atoms if a is not None)  # type: ignore[return-value]
+
+    def ramachandran_residues(self) -> list[int]:
+        """Residues that have both φ and ψ."""
+        return [
+            r
+            for r in range(len(self.residue_names))
+            if self.torsion(r, "phi") is not None and self.torsion(r, "psi") is not None
+        ]
+
+
+def natural_stereocentres(
+    atom_names: tuple[str, ...], residue_names: tuple[str, ...], residue_of_atom: np.ndarray
+) -> Int[np.ndarray, "centres 4"]:
+    """Stereocentres of the amino acids in a molecule: Cα of all but glycine, Cβ of Ile and Thr."""
+    index = {(int(residue_of_atom[i]), name): i for i, name in enumerate(atom_names)}
+    rows = []
+    for r, residue in enumerate(residue_names):
+        wanted = [("CA", _BACKBONE_STEREO)]
+        if residue in _SIDECHAIN_STEREO:
+            wanted.append(_SIDECHAIN_STEREO[residue])
+        for centre, neighbours in wanted:
+            row = [index.get((r, name)) for name in (centre, *neighbours)]
+            if None not in row:
+                rows.append(row)
+    return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+
+def signed_volumes(
+    positions_nm: Float[np.ndarray, "conformers atoms 3"], stereocentres: Int[np.ndarray, "centres 4"]
+) -> Float[np.ndarray, "conformers centres"]:
+    """Signed volume (a−o)·[(b−o)×(c−o)] of each stereocentre, nm³; positive in the natural (L) configuration."""
+    o, a, b, c = (positions_nm[:, stereocentres[:, k]] for k in range(4))
+    return np.einsum("fck,fck->fc", a - o, np.cross(b - o, c - o))
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Conformers of one molecule."""
+
+    molecule: Molecule
+    positions_nm: Float[np.ndarray, "conformers atoms 3"]
+
+    def __post_init__(self) -> None:
+        if self.positions_nm.ndim != 3 or self.positions_nm.shape[1:] != (self.molecule.n_atoms, 3):
+            raise InputError(
+                f"positions have shape {self.positions_nm.shape}, not (conformers, {self.molecule.n_atoms}, 3)",
+                where=self.molecule.name,
+                fix="hand in a trajectory of the same atoms as the topology, in the same order",
+            )
+
+    def __len__(self) -> int:
+        return len(self.positions_nm)
+
+
+# Columns of an energy table: one row per scored conformer, in the order of the ensemble.
+ENERGY_COLUMNS: dict[str, str] = {
+    "conformer": "int64",  # index in the ensemble's trajectory
+    "status": "str",  # 'ok', or a reason from forcefield.score.FAILURES; only 'ok' gets a Boltzmann weight
+    "energy_kj_mol": "float64",  # after relaxation, without the restraint's energy: the target of alignment
+    "energy_placed_kj_mol": "float64",  # hydrogens placed, before relaxation
+    "bond_kj_mol": "float64",  # parts of energy_kj_mol
+    "angle_kj_mol": "float64",
+    "torsion_kj_mol": "float64",
+    "nonbonded_kj_mol": "float64",
+    "solvation_kj_mol": "float64",
+    "displacement_nm": "float64",  # RMS displacement of the input's atoms by the relaxation
+    "clashes": "int64",  # pairs ≥ 3 bonds apart nearer than 0.6 × the sum of their van der Waals radii, before it
+    "wall_seconds": "float64",
+}
+
+
+def check_energy_table(table: pd.DataFrame, *, where: str = "") -> pd.DataFrame:
+    """Columns and types of an energy table, in their order.
+
+    Raises:
+        InputError: a column is missing, or a conformer appears twice.
+    """
+    missing = [name for name in ENERGY_COLUMNS if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"an energy table lacks {', '.join(missing)}", where=where, fix="make it again with: ancdiff score"
+        )
+    if table["conformer"].duplicated().any():
+        raise InputError("an energy table has a conformer twice", where=where, fix="make it again with: ancdiff score")
+    return table[list(ENERGY_COLUMNS)].astype(ENERGY_COLUMNS)

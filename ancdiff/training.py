@@ -1,0 +1,189 @@
+"""One training loop: AdamW, warm-up and cosine decay, EMA, gradient clipping, checkpoint and resume, progress.
+
+The loop takes a loss and knows nothing of what it means. All randomness comes from one generator whose state is part of
+the checkpoint, so a run that is killed and started again ends with the weights of an unbroken one (same machine, same
+number of threads).
+"""
+
+import fcntl
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ancdiff.artifacts import write_atomically
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.errors import StageError
+
+LossOfStep = Callable[[Denoiser, torch.Generator], tuple[Tensor, Mapping[str, float]]]
+"""The loss of one step and the numbers to log. Draws from the generator and from nothing else."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long and how fast to train."""
+
+    steps: int
+    learning_rate: float
+    gradient_clip: float
+    ema_halflife_steps: float
+    checkpoint_every_seconds: float
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    final_learning_rate_fraction: float = 0.01
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then a half cosine down to a fraction of the peak."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        low = self.final_learning_rate_fraction
+        return self.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+@dataclass
+class _State:
+    """Everything that a checkpoint must hold."""
+
+    model: Denoiser
+    ema: Denoiser
+    optimizer: torch.optim.AdamW
+    generator: torch.Generator
+    step: int = 0
+    seconds: float = 0.0
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+def train(
+    model: Denoiser,
+    loss_of_step: LossOfStep,
+    plan: TrainingPlan,
+    *,
+    generator: torch.Generator,
+    work: Path,
+    title: str,
+    validate: Callable[[Denoiser], float] | None = None,
+    validate_every_steps: int = 0,
+) -> tuple[Denoiser, pd.DataFrame]:
+    """Train ``model`` and return its exponential moving average and one row of metrics per step.
+
+    Checkpoints live in ``work``, a folder that belongs to exactly this training (settings, code and data in its name);
+    a checkpoint found there is continued. ``work`` is locked against a second process.
+
+    Raises:
+        StageError: the loss became non-finite, or another process trains in ``work``.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    state = _State(
+        model=model,
+        ema=deepcopy(model).requires_grad_(False),
+        optimizer=torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, foreach=True),
+        generator=generator,
+    )
+    checkpoint = work / "checkpoint.safetensors"
+    with _locked(work):
+        if checkpoint.is_file():
+            _restore(state, checkpoint)
+        started = time.monotonic() - state.seconds
+        saved = time.monotonic()
+        with tqdm(total=plan.steps, initial=state.step, desc=title, unit="step", mininterval=2.0) as bar:
+            while state.step < plan.steps:
+                row = _step(state, parameters, loss_of_step, plan, title)
+                row["validation_loss"] = math.nan
+                if validate and (state.step % validate_every_steps == 0 or state.step == plan.steps):
+                    row["validation_loss"] = validate(state.ema)
+                state.seconds = row["seconds"] = time.monotonic() - started
+                state.rows.append(row)
+                bar.update()
+                bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
+                if time.monotonic() - saved > plan.checkpoint_every_seconds:
+                    _save(state, checkpoint)
+                    saved = time.monotonic()
+    return state.ema, pd.DataFrame(state.rows)
+
+
+def _step(
+    state: _State, parameters: list[Tensor], loss_of_step: LossOfStep, plan: TrainingPlan, title: str
+) -> dict[str, float]:
+    """One optimiser step; returns its row of metrics."""
+    learning_rate = plan.learning_rate_at(state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.optimizer.zero_grad(set_to_none=True)
+    loss, logged = loss_of_step(state.model, state.generator)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, plan.gradient_clip)
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        raise StageError(
+            f"the loss became {loss.item():.3g} (gradient norm {norm.item():.3g}) at step {state.step + 1}",
+            where=title,
+            fix="lower the learning_rate or gradient_clip of this stage; the last checkpoint is kept",
+        )
+    state.optimizer.step()
+    state.step += 1
+    # Early on the average forgets its random start sooner than its half-life says.
+    decay = min(0.5 ** (1.0 / plan.ema_halflife_steps), (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        averaged = [p for p in state.ema.parameters()]
+        torch._foreach_lerp_(averaged, [p.detach() for p in state.model.parameters()], 1.0 - decay)
+    return {
+        "step": state.step,
+        "loss": loss.item(),
+        "learning_rate": learning_rate,
+        "gradient_norm": norm.item(),
+        **logged,
+    }
+
+
+def _save(state: _State, path: Path) -> None:
+    """One file, written atomically: tensors, and the table of metrics as JSON in the header."""
+    tensors = {f"model.{name}": t for name, t in state.model.state_dict().items()}
+    tensors |= {f"ema.{name}": t for name, t in state.ema.state_dict().items()}
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": torch.as_tensor(t) for name, t in moments.items()}
+    tensors["generator"] = state.generator.get_state()
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    header = {"step": str(state.step), "seconds": str(state.seconds), "rows": json.dumps(state.rows)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def _restore(state: _State, path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    for prefix, module in (("model.", state.model), ("ema.", state.ema)):
+        module.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = tensor
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
+    state.generator.set_state(tensors["generator"])
+    state.step, state.seconds = int(header["step"]), float(header["seconds"])
+    state.rows = json.loads(header["rows"])
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Hold an advisory lock on a work folder; the kernel drops it when the process ends, however it ends."""
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StageError(
+                "another process is training here", where=str(work), fix="wait for it, or stop it, and start again"
+            ) from error
+        yield

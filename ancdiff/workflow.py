@@ -1,0 +1,202 @@
+"""What the workflow's rules ask, answered from a run's configuration: settings, seeds, inputs of each job.
+
+The Snakefile and the command line import this, the stages do not: a stage's code stamp stays the same when a rule asks
+something new. Imports nothing heavy, since each cluster job parses the Snakefile again.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ancdiff.config import Config, SystemSettings, parse_config
+from ancdiff.corridor import MD_ENSEMBLES, Layout, ancestors, models
+from ancdiff.errors import AncdiffError, ConfigError, InputError
+
+# The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "simulate": ("run", "systems", "forcefield", "simulate"),
+    "dataset": ("run", "systems", "dataset"),
+    "pretrain": ("run", "systems", "denoiser", "diffusion", "pretrain"),
+    "sample": ("diffusion", "sample"),
+    "score": ("forcefield", "score"),
+    "align": ("run", "systems", "forcefield", "diffusion", "align"),
+    "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
+    "report": ("run", "systems", "align", "report"),
+}
+
+
+class Corridor:
+    """One run's way through the stages: what the workflow's rules ask, answered from its configuration.
+
+    Methods that take ``wildcards`` are Snakemake input and parameter functions.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.layout = Layout(Path("results") / config.run.name)
+        self.systems = list(config.systems)
+        self.trained = [name for name, system in config.systems.items() if system.split == "train"]
+        self.models = models(config)
+
+    @property
+    def root(self) -> str:
+        """Folder of the run's artifacts."""
+        return str(self.layout.root)
+
+    def results(self, wildcards: Any) -> str:
+        """Folder of the run's artifacts, as a rule's parameter."""
+        return self.root
+
+    def settings(self, stage: str) -> str:
+        """The sections that a stage reads, as canonical JSON."""
+        return self.config.sections(*SECTIONS[stage])
+
+    def simulate_settings(self, wildcards: Any) -> str:
+        """As `settings`, with the one system only: another system's change does not simulate this one again."""
+        sections = json.loads(self.settings("simulate"))
+        sections["systems"] = {wildcards.system: sections["systems"][wildcards.system]}
+        return json.dumps(sections, sort_keys=True, separators=(",", ":"))
+
+    def seed(self, wildcards: Any) -> int:
+        """Seed of the samples of one model and system: SHA-256 of the run's seed and both names, below 2³¹."""
+        text = f"{self.config.run.seed}/{wildcards.model}/{wildcards.system}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+    def md_ensembles(self, system: str) -> list[str]:
+        """MD data sets that a system has: a user's own one may come without a reference."""
+        settings = self.config.systems[system]
+        return [md for md in MD_ENSEMBLES if settings.sequence is not None or getattr(settings, md)]
+
+    def ensembles(self, system: str) -> list[str]:
+        """Every ensemble of a system, MD first."""
+        return self.md_ensembles(system) + self.models
+
+    def dataset_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """Simulated trajectories with their records and frame tables, and the user's own files."""
+        simulated = [
+            self.layout.simulated(name, md)
+            for name, system in self.config.systems.items()
+            if system.sequence is not None
+            for md in MD_ENSEMBLES
+        ]
+        return {
+            "simulated": simulated,
+            "frames": [path.with_suffix(".parquet") for path in simulated],
+            "own": [path for system in self.config.systems.values() for path in own_files(system)],
+        }
+
+    def dataset_trajectories(self) -> list[Path]:
+        """Checked MD of every system."""
+        return [self.layout.ensemble(md, name) for name in self.systems for md in self.md_ensembles(name)]
+
+    def dataset_records(self) -> list[Path]:
+        """What made each checked trajectory."""
+        return [path.with_suffix(".json") for path in self.dataset_trajectories()]
+
+    def dataset_topologies(self) -> list[Path]:
+        """Heavy-atom topology of every system."""
+        return [self.layout.topology(name) for name in self.systems]
+
+    def training_trajectories(self) -> list[Path]:
+        """Checked training MD of the systems that models learn from."""
+        return [self.layout.ensemble("training", name) for name in self.trained]
+
+    def model(self, wildcards: Any) -> Path:
+        """Weights of the model to sample from."""
+        return self.layout.model(wildcards.model)
+
+    def model_record(self, wildcards: Any) -> Path:
+        """What made the model to sample from."""
+        return self.layout.model(wildcards.model).with_suffix(".json")
+
+    def conformers(self, wildcards: Any) -> Path:
+        """Trajectory of the ensemble to score."""
+        return self.layout.ensemble(wildcards.ensemble, wildcards.system)
+
+    def topology(self, wildcards: Any) -> Path:
+        """Topology of the system to sample or score."""
+        return self.layout.topology(wildcards.system)
+
+    def max_conformers(self, wildcards: Any) -> str:
+        """Command-line limit for scoring: MD is thinned, samples are all scored."""
+        limit = self.config.score.max_md_conformers
+        return f"--max-conformers {limit}" if wildcards.ensemble in MD_ENSEMBLES else ""
+
+    def align_inputs(self, wildcards: Any) -> dict[str, Path | list[Path]]:
+        """The last round's model, and conformers with energies of training MD and of every ancestor."""
+        lineage = ancestors(wildcards.model)
+        pool = [(ensemble, name) for ensemble in ("training", *lineage) for name in self.trained]
+        return {
+            "model": self.layout.model(lineage[-1]),
+            "conformers": [self.layout.ensemble(*member) for member in pool],
+            "energies": [self.layout.energies(*member) for member in pool],
+        }
+
+    def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """Every ensemble of every system and its energies."""
+        pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
+        return {
+            "conformers": [self.layout.ensemble(*pair) for pair in pairs],
+            "energies": [self.layout.energies(*pair) for pair in pairs],
+        }
+
+    def report_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """Everything that evaluation read, and the training curves and weights of every model."""
+        folders = [self.layout.model(model).parent for model in self.models]
+        return self.evaluate_inputs(wildcards) | {
+            "models": [self.layout.model(model).with_suffix(".json") for model in self.models],
+            "curves": [folder / "metrics.parquet" for folder in folders],
+            "weights": [folder / "weights.parquet" for folder in folders[1:]],
+        }
+
+
+def own_files(system: SystemSettings) -> list[Path]:
+    """Files of a system that the user hands in."""
+    topology = () if system.topology is None else (system.topology,)
+    return [Path(path) for path in (*topology, *system.training, *system.reference)]
+
+
+def open_run(raw: Mapping[str, Any]) -> Corridor:
+    """Check a run's configuration before its first job, for the Snakefile.
+
+    Rules start ``python``; the one beside the running interpreter comes first on PATH, so that an environment need not be
+    activated. (A conda environment that a rule activates comes before it again.)
+
+    Raises:
+        SystemExit: the configuration does not hold or a file is missing; carries the message, without a traceback.
+    """
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    try:
+        config = parse_config(raw)
+        check_systems(config)
+    except AncdiffError as error:
+        print(f"ancdiff: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    return Corridor(config)
+
+
+def check_systems(config: Config) -> None:
+    """See that there is a system and that every file of the user's own is there.
+
+    Raises:
+        ConfigError: there is no system.
+        InputError: a file is missing.
+    """
+    if not config.systems:
+        raise ConfigError(
+            "there is no system to work on",
+            where="systems",
+            fix="name at least one, e.g. systems: {ala: {sequence: ACE-ALA-NME}}",
+        )
+    for name, system in config.systems.items():
+        missing = [str(path) for path in own_files(system) if not path.is_file()]
+        if missing:
+            raise InputError(
+                f"there is no such file: {', '.join(missing)}",
+                where=f"systems.{name}",
+                fix="check the path (relative to the folder in which snakemake runs)",
+            )

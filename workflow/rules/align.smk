@@ -1,0 +1,35 @@
+# align: one round of energy-based alignment, from the last round's model to the next
+#   in   the last round's model; conformers and energies of the training MD and of every ancestor of the new model
+#   out  align/<model>/model.safetensors, model.json  weights, and what made them
+#        align/<model>/weights.parquet                Boltzmann weight of each conformer of the pool
+#        align/<model>/metrics.parquet                loss, effective sample size, spread of the model energy
+# Checkpoints lie in align/<model>/.work, which is no output: Snakemake deletes the outputs of a job that was cut short.
+
+
+rule align:
+    """The model <objective>_round<r>. One thread each, so that two objectives train side by side on two cores."""
+    input:
+        unpack(RUN.align_inputs),
+        topologies=RUN.dataset_topologies(),
+        split="<results>/dataset/split.parquet",
+    output:
+        model="<results>/align/{model}/model.safetensors",
+        record="<results>/align/{model}/model.json",
+        weights="<results>/align/{model}/weights.parquet",
+        metrics="<results>/align/{model}/metrics.parquet",
+    log:
+        "<results>/logs/align/{model}.log",
+    benchmark:
+        "<results>/benchmarks/align/{model}.tsv"
+    params:
+        settings=RUN.settings("align"),
+        code=code_stamp("ancdiff.align"),
+        results=RUN.results,
+    threads: 1
+    wildcard_constraints:
+        model="(eba|eba_dpo|none)_round[1-9][0-9]*",
+    conda:
+        "../../envs/ancdiff.yaml"
+    shell:
+        "python -m ancdiff align --settings - --results {params.results} --model {wildcards.model}"
+        " --threads {threads} <<< {params.settings:q} > {log} 2>&1"

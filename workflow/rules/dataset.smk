@@ -1,0 +1,32 @@
+# dataset: reads trajectories, checks every frame, splits them
+#   in   simulate/<system>/…, or the user's own topology and trajectories
+#   out  dataset/<system>/topology.pdb, <md>.dcd, <md>.json  frames that passed, heavy atoms
+#        dataset/split.parquet, split.tsv                    which frame is for what
+#        dataset/checks.json                                 which frame or system failed, and why
+
+
+rule dataset:
+    """Checked and split MD of every system."""
+    input:
+        unpack(RUN.dataset_inputs),
+    output:
+        topologies=RUN.dataset_topologies(),
+        trajectories=RUN.dataset_trajectories(),
+        records=RUN.dataset_records(),
+        split="<results>/dataset/split.parquet",
+        split_table="<results>/dataset/split.tsv",
+        checks="<results>/dataset/checks.json",
+    log:
+        "<results>/logs/dataset.log",
+    benchmark:
+        "<results>/benchmarks/dataset.tsv"
+    params:
+        settings=RUN.settings("dataset"),
+        code=code_stamp("ancdiff.dataset"),
+        results=RUN.results,
+    threads: 1
+    conda:
+        "../../envs/ancdiff.yaml"
+    shell:
+        "python -m ancdiff dataset --settings - --results {params.results} --threads {threads}"
+        " <<< {params.settings:q} > {log} 2>&1"

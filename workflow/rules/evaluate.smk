@@ -1,0 +1,32 @@
+# evaluate: every ensemble of every system against the reference
+#   in   all ensembles and their energies; dataset/split.parquet
+#   out  evaluate/metrics.parquet, metrics.tsv  one row for each model, system and metric, with intervals
+
+
+rule evaluate:
+    """Ramachandran divergence, basin free energies, geometry, clashes, energies, beside the reference's own floor."""
+    input:
+        unpack(RUN.evaluate_inputs),
+        topologies=RUN.dataset_topologies(),
+        split="<results>/dataset/split.parquet",
+    output:
+        metrics="<results>/evaluate/metrics.parquet",
+        table=report(
+            "<results>/evaluate/metrics.tsv",
+            caption="../report/metrics.rst",
+            category="Evaluation",
+        ),
+    log:
+        "<results>/logs/evaluate.log",
+    benchmark:
+        "<results>/benchmarks/evaluate.tsv"
+    params:
+        settings=RUN.settings("evaluate"),
+        code=code_stamp("ancdiff.evaluate"),
+        results=RUN.results,
+    threads: 1
+    conda:
+        "../../envs/ancdiff.yaml"
+    shell:
+        "python -m ancdiff evaluate --settings - --results {params.results} --threads {threads}"
+        " <<< {params.settings:q} > {log} 2>&1"

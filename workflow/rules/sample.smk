@@ -1,0 +1,31 @@
+# sample: conformers of one system from one model
+#   in   pretrain/model.safetensors or align/<model>/model.safetensors; dataset/<system>/topology.pdb
+#   out  sample/<model>/<system>/conformers.dcd, topology.pdb  a pair that viewers open
+#        sample/<model>/<system>/conformers.json               what made it
+
+
+rule sample:
+    """Reverse diffusion; the seed comes from the run's seed, the model and the system."""
+    input:
+        model=RUN.model,
+        record=RUN.model_record,
+        topology="<results>/dataset/{system}/topology.pdb",
+    output:
+        conformers="<results>/sample/{model}/{system}/conformers.dcd",
+        topology="<results>/sample/{model}/{system}/topology.pdb",
+        record="<results>/sample/{model}/{system}/conformers.json",
+    log:
+        "<results>/logs/sample/{model}/{system}.log",
+    benchmark:
+        "<results>/benchmarks/sample/{model}/{system}.tsv"
+    params:
+        settings=RUN.settings("sample"),
+        code=code_stamp("ancdiff.sample"),
+        seed=RUN.seed,
+    threads: 1
+    conda:
+        "../../envs/ancdiff.yaml"
+    shell:
+        "python -m ancdiff sample --settings - --model {input.model} --topology {input.topology}"
+        " --output {output.conformers} --seed {params.seed} --threads {threads}"
+        " <<< {params.settings:q} > {log} 2>&1"

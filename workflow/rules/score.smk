@@ -1,0 +1,29 @@
+# score: force-field energy of every conformer of one ensemble of one system
+#   in   an ensemble: dataset/<system>/<md>.dcd or sample/<model>/<system>/conformers.dcd; dataset/<system>/topology.pdb
+#   out  score/<ensemble>/<system>.parquet  one row for each conformer, failed ones with their reason
+#        score/<ensemble>/<system>.json     what made it
+
+
+rule score:
+    """Places and relaxes hydrogens, then takes the energy. MD is thinned, samples are all scored."""
+    input:
+        topology="<results>/dataset/{system}/topology.pdb",
+        conformers=RUN.conformers,
+    output:
+        energies="<results>/score/{ensemble}/{system}.parquet",
+        record="<results>/score/{ensemble}/{system}.json",
+    log:
+        "<results>/logs/score/{ensemble}/{system}.log",
+    benchmark:
+        "<results>/benchmarks/score/{ensemble}/{system}.tsv"
+    params:
+        settings=RUN.settings("score"),
+        code=code_stamp("ancdiff.score"),
+        max_conformers=RUN.max_conformers,
+    threads: 1
+    conda:
+        "../../envs/ancdiff.yaml"
+    shell:
+        "python -m ancdiff score --settings - --topology {input.topology} --conformers {input.conformers}"
+        " --output {output.energies} {params.max_conformers} --threads {threads}"
+        " <<< {params.settings:q} > {log} 2>&1"

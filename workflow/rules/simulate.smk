@@ -1,0 +1,29 @@
+# simulate: molecular dynamics of a system that is given as a sequence
+#   in   nothing but the settings
+#   out  simulate/<system>/<md>.dcd      heavy atoms; topology.pdb lies beside it, shared by both MD data sets
+#        simulate/<system>/<md>.json     what made it
+#        simulate/<system>/<md>.parquet  replica and time of each frame
+
+
+rule simulate:
+    """Training MD (short, from chosen basins) or reference MD (converged) of one system."""
+    output:
+        trajectory="<results>/simulate/{system}/{md}.dcd",
+        record="<results>/simulate/{system}/{md}.json",
+        frames="<results>/simulate/{system}/{md}.parquet",
+    log:
+        "<results>/logs/simulate/{system}/{md}.log",
+    benchmark:
+        "<results>/benchmarks/simulate/{system}/{md}.tsv"
+    params:
+        settings=RUN.simulate_settings,
+        code=code_stamp("ancdiff.simulate"),
+        results=RUN.results,
+    threads: 1
+    wildcard_constraints:
+        md="training|reference",
+    conda:
+        "../../envs/ancdiff.yaml"
+    shell:
+        "python -m ancdiff simulate --settings - --results {params.results} --system {wildcards.system}"
+        " --md {wildcards.md} --threads {threads} <<< {params.settings:q} > {log} 2>&1"
