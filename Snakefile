@@ -1,14 +1,9 @@
-"""dataset → pretrain → [sample → score → align] × rounds → evaluate → report, with simulate where there is no MD yet."""
-
 import sys
 
 sys.path.insert(0, workflow.basedir)  # the package beside this file, whichever one is installed
-
-from ancdiff.provenance import code_stamp
 from ancdiff.workflow import open_run
 
-# One file is a whole run: what it leaves out has the package's default, not that of another file.
-if not workflow.overwrite_configfiles:
+if not workflow.overwrite_configfiles:  # one file is a whole run: what it leaves out has the package's default
 
     configfile: "config.yaml"
 
@@ -18,6 +13,11 @@ RUN = open_run(config)
 
 pathvars:
     results=RUN.root,
+
+
+rule all:
+    input:
+        "<results>/report.html",
 
 
 include: "workflow/rules/simulate.smk"

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ancdiff.errors import ConfigError
+from ancdiff.units import FEMTOSECONDS_PER_PS
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -33,8 +34,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-AMINO_ACIDS = (
-    "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL".split()
+AMINO_ACIDS: tuple[str, ...] = (
+    *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE"),
+    *("LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL"),
 )
 
 
@@ -49,13 +51,13 @@ def check_sequence(sequence: str) -> tuple[str, ...]:
     for place, name in enumerate(names, start=1):
         at = f"residue {place} of '{sequence}'"
         if name in ("ACE", "NME"):
-            wanted = 1 if name == "ACE" else len(names)
+            wanted, end = (1, "start") if name == "ACE" else (len(names), "end")
             if place != wanted:
-                raise ValueError(f"{at}: the cap {name} belongs at the {'start' if name == 'ACE' else 'end'}; {example}")
+                raise ValueError(f"{at}: the cap {name} belongs at the {end}; {example}")
         elif name not in AMINO_ACIDS:
             near = difflib.get_close_matches(name.upper(), AMINO_ACIDS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(AMINO_ACIDS)}"
-            raise ValueError(f"{at}: '{name}' is not a standard amino acid; {hint} {example}")
+            raise ValueError(f"{at}: '{name}' is not a standard amino acid; {hint}; {example}")
     if names[0] != "ACE" or names[-1] != "NME":
         raise ValueError(f"'{sequence}' has a free end; type ACE-…-NME: charged termini cannot be built; {example}")
     if len(names) < 3:
@@ -77,6 +79,9 @@ class SystemSettings(Section):
     training_basins: dict[Basin, NonNegative] = Field(
         default_factory=dict, description="share of training replicas started in each basin of every residue"
     )
+    reference_ns: Positive | None = Field(
+        None, description="nanoseconds of each reference walker; default simulate.reference.replica_ns"
+    )
     topology: str | None = Field(None, description="PDB or mmCIF file of the molecule (own MD)")
     training: tuple[str, ...] = Field((), description="trajectory files to learn from (own MD)")
     reference: tuple[str, ...] = Field((), description="trajectory files to compare with (own MD)")
@@ -88,8 +93,8 @@ class SystemSettings(Section):
             raise ValueError("give either 'sequence' (built and simulated) or 'topology' with 'training' (own MD)")
         if self.topology is not None and not self.training:
             raise ValueError("'topology' needs 'training': a list of trajectory files")
-        if self.sequence is None and self.training_basins:
-            raise ValueError("'training_basins' goes with 'sequence'")
+        if self.sequence is None and (self.training_basins or self.reference_ns):
+            raise ValueError("'training_basins' and 'reference_ns' go with 'sequence'")
         if self.sequence is not None:
             check_sequence(self.sequence)
         if self.training_basins and not sum(self.training_basins.values()) > 0:
@@ -107,11 +112,11 @@ class ForcefieldSettings(Section):
 
 
 class TrainingMdSettings(Section):
-    """Short MD from chosen basins: what the model learns from, with wrong populations on purpose."""
+    """Many short replicas from chosen basins: what the model learns from, with wrong populations on purpose."""
 
-    replicas: Count = 40
-    replica_ps: Positive = 50.0
-    equilibration_ps: NonNegative = 2.0
+    replicas: Count = 200
+    replica_ps: Positive = 10.0
+    equilibration_ps: NonNegative = Field(1.0, description="dropped from each replica's start, at tenfold friction")
     frame_interval_ps: Positive = 0.5
 
 
@@ -119,21 +124,44 @@ class ReferenceMdSettings(Section):
     """Converged reference MD by temperature replica exchange, repeated independently for its error bars."""
 
     repeats: Annotated[int, Field(ge=2)] = 2
-    replica_ns: Positive = 10.0
-    equilibration_ns: NonNegative = 0.2
-    ladder_kelvin: tuple[Kelvin, ...] = (300.0, 366.0, 447.0, 546.0)
-    exchange_interval_ps: Positive = 1.0
-    frame_interval_ps: Positive = 2.5
+    replica_ns: Positive = Field(2.5, description="of each walker; a system's own reference_ns goes before it")
+    equilibration_ns: NonNegative = 0.1
+    hotter_kelvin: tuple[Kelvin, ...] = Field(
+        (400.0, 530.0), description="temperatures of the walkers above forcefield.temperature_kelvin, rising"
+    )
+    exchange_interval_ps: Positive = 0.2
+    frame_interval_ps: Positive = Field(0.4, description="frames of the lowest temperature; no others are kept")
 
 
 class SimulateSettings(Section):
     """Molecular dynamics of the systems given as sequences."""
 
-    source: Literal["bundled", "run"] = "bundled"
-    timestep_fs: Annotated[float, Field(gt=0, le=5)] = 2.0
+    source: Literal["bundled", "run"] = Field(
+        "bundled", description="bundled: the data of data/peptides, made by this stage; run: make them again"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        2026, description="of the dynamics alone, so that runs with several seeds learn from the same MD"
+    )
+    timestep_fs: Annotated[float, Field(gt=0, le=5)] = 4.0
+    hydrogen_mass_amu: Annotated[float, Field(ge=1.0, le=4.0)] = Field(
+        3.0, description="mass moved to each hydrogen from its heavy atom, which leaves populations as they are"
+    )
     friction_per_ps: Positive = 1.0
     training: TrainingMdSettings = TrainingMdSettings()
     reference: ReferenceMdSettings = ReferenceMdSettings()
+
+    @model_validator(mode="after")
+    def _whole_intervals(self) -> "SimulateSettings":
+        step_ps, exchange_ps = self.timestep_fs / FEMTOSECONDS_PER_PS, self.reference.exchange_interval_ps
+        for key, span_ps, unit_ps, unit in (
+            ("training.frame_interval_ps", self.training.frame_interval_ps, step_ps, "timestep_fs"),
+            ("reference.exchange_interval_ps", exchange_ps, step_ps, "timestep_fs"),
+            ("reference.frame_interval_ps", self.reference.frame_interval_ps, exchange_ps, "exchange_interval_ps"),
+        ):
+            ratio = span_ps / unit_ps
+            if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
+                raise ValueError(f"{key} ({span_ps} ps) must be a whole multiple of {unit} ({unit_ps:g} ps)")
+        return self
 
 
 class DatasetSettings(Section):
@@ -194,7 +222,7 @@ class ScoreSettings(Section):
     relax: Literal["none", "hydrogens", "restrained", "full"] = "hydrogens"
     polar_hydrogen_starts: Count = Field(3, description="rotor positions tried for each rotatable polar hydrogen")
     restraint_kj_mol_nm2: Positive = 10_000.0
-    tolerance_kj_mol_nm: Positive = 10.0
+    tolerance_kj_mol_nm: Positive = Field(1.0, description="RMS force at which relaxation ends; 10 leaves up to 0.7 kT")
     max_iterations: Count = 500
     max_md_conformers: Count = Field(1024, description="evenly spaced frames scored of each MD data set")
 
@@ -227,7 +255,10 @@ class AlignSettings(Section):
     learning_rate: Positive = 5e-4
     gradient_clip: Positive = 1.0
     ema_halflife_steps: Positive = 50.0
-    anchor: NonNegative = Field(0.0, description="weight of the denoising loss that holds the denoiser")
+    energy_sigma_max: Positive = Field(2.0, description="highest noise of the model energy, in units of the spread")
+    anchor: NonNegative = Field(0.1, description="weight of importance-weighted denoising, which holds the denoiser")
+    anchor_tempering: Fraction = Field(0.3, description="γ of the anchor's weights: 0 keeps the pool's populations")
+    control_batch_size: Count = Field(64, description="conformers of a step of the control (objective none)")
     checkpoint_every_seconds: Positive = 20.0
 
 

@@ -11,7 +11,7 @@ from ancdiff.errors import InputError
 # Neighbours (a, b, c) of each tetrahedral stereocentre of the L amino acids, in the order that makes
 # (a - centre) · [(b - centre) × (c - centre)] positive.
 _BACKBONE_STEREO = ("N", "C", "CB")
-_SIDECHAIN_STEREO = {"ILE": ("CB", ("CA", "CG2", "CG1")), "THR": ("CB", ("CA", "CG2", "OG1"))}
+_SIDECHAIN_STEREO = {"ILE": ("CB", ("CA", "CG1", "CG2")), "THR": ("CB", ("CA", "OG1", "CG2"))}
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from typing import Any
 from ancdiff.config import Config, SystemSettings, parse_config
 from ancdiff.corridor import MD_ENSEMBLES, Layout, ancestors, models
 from ancdiff.errors import AncdiffError, ConfigError, InputError
+from ancdiff.provenance import code_stamp
 
 # The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun.
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -54,6 +55,10 @@ class Corridor:
     def settings(self, stage: str) -> str:
         """The sections that a stage reads, as canonical JSON."""
         return self.config.sections(*SECTIONS[stage])
+
+    def code(self, stage: str) -> str:
+        """Stamp of the code that a stage runs; a change of it reruns the stage."""
+        return code_stamp(f"ancdiff.{stage}")
 
     def simulate_settings(self, wildcards: Any) -> str:
         """As `settings`, with the one system only: another system's change does not simulate this one again."""

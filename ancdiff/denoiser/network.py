@@ -21,9 +21,12 @@ from ancdiff.dataset.features import (
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.diffusion.noise import centre
 
-_RADIAL = 16
-_RADIAL_MAX = 6.0  # in units of the preconditioned input, whose spread is 1
+# Radial functions, in units of the preconditioned input (spread 1, about 0.16 nm in small peptides): coarse ones for
+# the shape, fine ones where bonded and 1–3 distances lie, whose thermal spread is a fiftieth of their length.
+_COARSE = (8, 0.0, 6.0)
+_FINE = (16, 0.4, 1.9)
 _EPSILON = 1e-4
+_VECTORS = 4  # vector channels of an atom, in pairs that are multiplied
 
 
 class Denoiser(nn.Module):
@@ -90,58 +93,72 @@ class EquivariantNetwork(nn.Module):
         for name, table in self.embeddings.items():
             atoms = atoms + table(getattr(graph, name))
         h = atoms + self.noise(_noise_features(c_noise))[:, None, :]
-        moved = x
+        moved, start_distance = x, _pair_geometry(x, graph)[1]
         for layer in self.layers:
-            h, moved = layer(h, moved, x, graph)
+            h, moved = layer(h, moved, start_distance, graph)
         return moved - x
 
 
 class Layer(nn.Module):
     """One round of messages. Invariant features h and positions x of the atoms are both updated.
 
-    m_ij = φ(A h_i + B h_j + P[bonds between i, j] + G [radial(d_ij), d_ij^start, torsion_ij])
-    x_i ← x_i + Σ_j w(m_ij) (x_i − x_j)/(d_ij + 1)/√N;  h_i ← h_i + ψ(h_i, Σ_j g(m_ij) m_ij, signed volume_i)
+    m_ij = φ(A (h_i + h_j) + P[bonds between i, j] + G [radial(d_ij), d_ij^start, torsion_ij]) = m_ji
+    u_i^c, v_i^c = Σ_j (a^c, b^c)(m_ij) r_ij with r_ij = (x_i − x_j)/(d_ij + 1)/√N, for a few channels c
+    h_i ← h_i + ψ(h_i, Σ_j g(m_ij) m_ij, u·u, u·v, (u^c × v^c)·u^{c+1}, signed volume_i)
+    x_i ← x_i + Σ_j w(m_ij) r_ij + Σ_c s^c(h_i) u_i^c × v_i^c
+
+    Messages are symmetric, so each pair is worked out once. The cross products are what can drive a stereocentre out of
+    its plane to the right side: where it is nearly flat, all difference vectors lie in the plane.
     """
 
     def __init__(self, width: int, pair_width: int) -> None:
         super().__init__()
-        self.receiver = nn.Linear(width, pair_width)
-        self.sender = nn.Linear(width, pair_width, bias=False)
+        self.atom_to_pair = nn.Linear(width, pair_width)
         self.bonds = nn.Embedding(MAX_BOND_DISTANCE + 1, pair_width)
-        self.geometry = nn.Linear(_RADIAL + 4, pair_width, bias=False)
+        self.geometry = nn.Linear(_COARSE[0] + _FINE[0] + 4, pair_width, bias=False)
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(pair_width, pair_width), nn.SiLU())
-        self.gates = nn.Linear(pair_width, 2)
-        self.update = nn.Sequential(nn.Linear(width + pair_width + 1, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.gates.weight)
-        self.register_buffer("radial_centres", torch.linspace(0.0, _RADIAL_MAX, _RADIAL), persistent=False)
+        self.pair_gates = nn.Linear(pair_width, 2 + 2 * _VECTORS)
+        self.volume = nn.Linear(1, width, bias=False)
+        self.update = nn.Sequential(
+            nn.Linear(width + pair_width + 3 * _VECTORS, width), nn.SiLU(), nn.Linear(width, width + _VECTORS)
+        )
+        centres = [torch.linspace(low, high, n) for n, low, high in (_COARSE, _FINE)]
+        widths = [torch.full((n,), (high - low) / (n - 1)) for n, low, high in (_COARSE, _FINE)]
+        self.register_buffer("radial_centres", torch.cat(centres), persistent=False)
+        self.register_buffer("radial_scales", 1.0 / torch.cat(widths), persistent=False)
 
     def forward(
         self,
         h: Float[Tensor, "batch atoms width"],
         x: Float[Tensor, "batch atoms 3"],
-        x_start: Float[Tensor, "batch atoms 3"],
+        start_distance: Float[Tensor, "batch pairs 1"],
         graph: MoleculeGraph,
     ) -> tuple[Float[Tensor, "batch atoms width"], Float[Tensor, "batch atoms 3"]]:
-        difference, distance = _pair_geometry(x)
+        h = h + self.volume(_signed_volume(x, graph.stereocentres))
+        difference, distance = _pair_geometry(x, graph)
         geometry = torch.cat(
             [
-                torch.exp(-2.0 * (distance - self.radial_centres) ** 2),
+                torch.exp(-0.5 * ((distance - self.radial_centres) * self.radial_scales).square()),
                 distance,
-                _pair_geometry(x_start)[1],
-                _torsion_features(x, graph.torsions),
+                start_distance,
+                _torsion_features(x, graph),
             ],
             dim=-1,
         )
-        pair = self.receiver(h)[:, :, None] + self.sender(h)[:, None] + self.bonds(graph.bond_distance)
+        pair = graph.incidence @ self.atom_to_pair(h) + self.bonds(graph.bond_distance)
         message = self.message(pair + self.geometry(geometry))
-        move, gate = self.gates(message).split(1, dim=-1)
-        n = x.shape[1]
-        # An atom's message to itself has zero difference and moves nothing.
-        x = x + (move * difference / (distance + 1.0)).sum(dim=2) / n**0.5
-        gathered = (torch.sigmoid(gate) * message).sum(dim=2) / n**0.5
-        volume = _signed_volume(x, graph.stereocentres)
-        h = h + self.update(torch.cat([h, gathered, volume], dim=-1))
-        return h, x
+        gates = self.pair_gates(message)
+        scale = x.shape[1] ** -0.5
+        direction = difference / (distance + 1.0) * scale
+        pulls = (gates[..., 1:, None] * direction[..., None, :]).flatten(-2)
+        vectors = (graph.orientation.T @ pulls).unflatten(-1, (-1, 3))
+        gathered = graph.incidence.T @ (torch.sigmoid(gates[..., :1]) * message) * scale
+        u, v = vectors[..., 1 : 1 + _VECTORS, :], vectors[..., 1 + _VECTORS :, :]
+        cross = torch.linalg.cross(u, v)
+        invariants = [(u * u).sum(-1), (u * v).sum(-1), (cross * u.roll(1, dims=-2)).sum(-1)]
+        change = self.update(torch.cat([h, gathered, *invariants], dim=-1))
+        x = x + vectors[..., 0, :] + (change[..., -_VECTORS:, None] * cross).sum(dim=-2)
+        return h + change[..., :-_VECTORS], x
 
 
 _NOISE_FREQUENCIES = (1.0, 2.0, 4.0)
@@ -153,25 +170,23 @@ def _noise_features(c_noise: Float[Tensor, " batch"]) -> Float[Tensor, "batch fe
 
 
 def _pair_geometry(
-    x: Float[Tensor, "batch atoms 3"],
-) -> tuple[Float[Tensor, "batch atoms atoms 3"], Float[Tensor, "batch atoms atoms 1"]]:
+    x: Float[Tensor, "batch atoms 3"], graph: MoleculeGraph
+) -> tuple[Float[Tensor, "batch pairs 3"], Float[Tensor, "batch pairs 1"]]:
     """Difference vectors x_i − x_j and distances, smooth at zero."""
-    difference = x[:, :, None] - x[:, None]
+    difference = graph.orientation @ x
     return difference, torch.sqrt(difference.square().sum(-1, keepdim=True) + _EPSILON)
 
 
-def _torsion_features(
-    x: Float[Tensor, "batch atoms 3"], torsions: Int[Tensor, "torsions 4"]
-) -> Float[Tensor, "batch atoms atoms 2"]:
+def _torsion_features(x: Float[Tensor, "batch atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "batch pairs 2"]:
     """Cosine and sine of the torsion i-j-k-l at pair (i, l), zero elsewhere; smooth where it is undefined."""
-    i, j, k, l = torsions.unbind(-1)  # noqa: E741 (the four atoms of a torsion)
+    i, j, k, l = graph.torsions.unbind(-1)  # noqa: E741 (the four atoms of a torsion)
     b1, b2, b3 = x[:, j] - x[:, i], x[:, k] - x[:, j], x[:, l] - x[:, k]
     n1, n2 = torch.linalg.cross(b1, b2), torch.linalg.cross(b2, b3)
     norm = torch.sqrt(n1.square().sum(-1) * n2.square().sum(-1) + _EPSILON)
     b2_length = torch.sqrt(b2.square().sum(-1) + _EPSILON)
     values = torch.stack([(n1 * n2).sum(-1) / norm, b2_length * (b1 * n2).sum(-1) / norm], dim=-1)
-    features = x.new_zeros(x.shape[0], x.shape[1], x.shape[1], 2)
-    features[:, i, l] = values
+    features = x.new_zeros(x.shape[0], len(graph.bond_distance), 2)
+    features[:, graph.torsion_pair] = values
     return features
 
 

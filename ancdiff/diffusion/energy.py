@@ -1,5 +1,8 @@
 """The denoising error of a conformer: the training loss, and the model's own energy in nats."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -49,33 +52,72 @@ def denoising_loss(
     return weight * error / (3 * (atoms - 1))
 
 
-def likelihood_energy(
-    denoise: Denoise,
-    clean_nm: Float[Tensor, "conformers atoms 3"],
-    *,
-    levels: int,
-    sigma_min_nm: float,
-    sigma_max_nm: float,
-    superpose: bool,
-    generator: torch.Generator,
-) -> Float[Tensor, " conformers"]:
-    """Model energy in nats, E_θ(x) = ∫ E_ε ‖D_θ(x + σε; σ) − x‖² / σ² d ln σ, so that −log p_θ(x) ≤ E_θ(x) + const.
+@dataclass(frozen=True, eq=False)
+class NoiseBatch:
+    """Noise levels and noise that all conformers of a group share.
 
-    The integral runs over [σ_min, σ_max] and is estimated at ``levels`` stratified noise levels. Levels and noise are
-    shared by all conformers: differences of E_θ are what counts, and what the conformers share cancels in them.
-    Draws from ``generator``. Reference: Kingma et al. 2021 (arXiv 2107.00630), eq. 17, for variance-exploding noise.
+    Differences of model energies are what counts in a group, and what the conformers share cancels in them.
     """
-    conformers, atoms, _ = clean_nm.shape
+
+    sigma_nm: Float[Tensor, " levels"]
+    noise: Float[Tensor, "levels atoms 3"]
+
+
+def shared_noise(
+    levels: int, atoms: int, *, sigma_min_nm: float, sigma_max_nm: float, generator: torch.Generator
+) -> NoiseBatch:
+    """Stratified levels, uniform in ln σ, with one centred noise each. Draws from ``generator``."""
     sigma = stratified_log_uniform_sigma(
         levels, sigma_min_nm=sigma_min_nm, sigma_max_nm=sigma_max_nm, generator=generator
     )
-    noise = centred_noise((levels, atoms, 3), generator=generator)
+    return NoiseBatch(sigma, centred_noise((levels, atoms, 3), generator=generator))
+
+
+def noise_prediction_errors(
+    denoise: Denoise, clean_nm: Float[Tensor, "conformers atoms 3"], shared: NoiseBatch, *, superpose: bool
+) -> Float[Tensor, "conformers levels"]:
+    """‖ε − ε_θ‖² = ‖D_θ(x + σε; σ) − x‖² / σ² of each conformer at each shared level."""
+    conformers, levels = len(clean_nm), len(shared.sigma_nm)
     error = denoising_error(
         denoise,
         clean_nm.repeat_interleave(levels, dim=0),
-        sigma.repeat(conformers),
-        noise.repeat(conformers, 1, 1),
+        shared.sigma_nm.repeat(conformers),
+        shared.noise.repeat(conformers, 1, 1),
         superpose=superpose,
-    ).reshape(conformers, levels)
-    log_range = torch.log(torch.tensor(sigma_max_nm / sigma_min_nm)).item()
-    return log_range * (error / sigma**2).mean(dim=1)
+    )
+    return error.reshape(conformers, levels) / shared.sigma_nm**2
+
+
+def likelihood_energy(
+    denoise: Denoise,
+    clean_nm: Float[Tensor, "conformers atoms 3"],
+    shared: NoiseBatch,
+    *,
+    sigma_min_nm: float,
+    sigma_max_nm: float,
+    superpose: bool,
+) -> Float[Tensor, " conformers"]:
+    """Model energy in nats, E_θ(x) = ∫ E_ε ‖D_θ(x + σε; σ) − x‖² / σ² d ln σ, so that −log p_θ(x) ≤ E_θ(x) + const.
+
+    The integral runs over [σ_min, σ_max], within which the shared levels are uniform in ln σ.
+    Reference: Kingma et al. 2021 (arXiv 2107.00630), eq. 17, for variance-exploding noise.
+    """
+    errors = noise_prediction_errors(denoise, clean_nm, shared, superpose=superpose)
+    return math.log(sigma_max_nm / sigma_min_nm) * errors.mean(dim=1)
+
+
+def paper_energy(
+    denoise: Denoise,
+    clean_nm: Float[Tensor, "conformers atoms 3"],
+    shared: NoiseBatch,
+    *,
+    scale: float,
+    superpose: bool,
+) -> Float[Tensor, " conformers"]:
+    """The EBA paper's model energy, E_θ(x) = E_{t,ε}[T ‖ε − ε_θ(x_t, t)‖²], with the mean over 3(N − 1) coordinates.
+
+    Its zero and its unit have no meaning: at T = 5000 the aligned model does not aim at e^{−βE}.
+    Reference: Lu et al. 2025 (arXiv 2505.24203), eq. 11.
+    """
+    errors = noise_prediction_errors(denoise, clean_nm, shared, superpose=superpose)
+    return scale * errors.mean(dim=1) / (3 * (clean_nm.shape[1] - 1))

@@ -17,44 +17,57 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "conformers_finite": Metric("", "finite conformers", "share of the conformers whose coordinates are numbers", 0, 1),
+    "conformers_finite": Metric(
+        "", "finite conformers", "share of the conformers whose coordinates are numbers", 0.0, 1.0
+    ),
     "ramachandran_jsd": Metric(
-        "nats", "Ramachandran divergence", "how far the (φ, ψ) map is from the MD's: 0 the same, 0.69 nothing shared", 0,
+        "nats",
+        "Ramachandran divergence",
+        "how far the (φ, ψ) map is from the MD's: 0 the same, 0.69 nothing shared",
+        0.0,
         float(np.log(2)),
     ),
-    "population": Metric("", "basin population", "share of the conformers in a basin", 0, 1),
-    "free_energy_kt": Metric("kT", "basin free energy", "−ln of the basin's population", 0),
+    "population": Metric("", "basin population", "share of the conformers in a basin", 0.0, 1.0),
+    "free_energy_kt": Metric("kT", "basin free energy", "−ln of the basin's population", 0.0),
     "free_energy_difference_kt": Metric("kT", "free-energy difference", "of the first basin from the second"),
     "free_energy_basin_error_kt": Metric(
         "kT", "basin error", "free energy less the MD's: positive where the ensemble has too little of the basin"
     ),
     "free_energy_error_kt": Metric(
-        "kT", "basin free-energy error", "RMS over residues and counted basins of the free energy's error", 0
+        "kT", "basin free-energy error", "RMS over residues and counted basins of the free energy's error", 0.0
     ),
     "free_energy_difference_error_kt": Metric(
-        "kT", "error of free-energy differences", "RMS over residues and pairs of counted basins", 0
+        "kT", "error of free-energy differences", "RMS over residues and pairs of counted basins", 0.0
     ),
-    "bond_spread_nm": Metric("nm", "bond spread", "RMS over bonds of the standard deviation of their length", 0),
-    "bond_mean_error_nm": Metric("nm", "mean bond-length error", "RMS over bonds of the difference of mean lengths", 0),
-    "bond_spread_error_nm": Metric("nm", "bond-spread error", "RMS over bonds of the difference of spreads", 0),
-    "bond_rms_error_nm": Metric("nm", "bond-length error", "RMS over bonds of the differences of mean and spread", 0),
-    "angle_spread_deg": Metric("°", "angle spread", "RMS over bond angles of their standard deviation", 0),
-    "angle_mean_error_deg": Metric("°", "mean bond-angle error", "RMS over angles of the difference of means", 0),
-    "angle_spread_error_deg": Metric("°", "angle-spread error", "RMS over angles of the difference of spreads", 0),
-    "angle_rms_error_deg": Metric("°", "bond-angle error", "RMS over angles of the differences of mean and spread", 0),
-    "stereocentres_right": Metric("", "stereocentres right", "share of stereocentres with the hand of the MD", 0, 1),
-    "clashes": Metric("", "clashes", "pairs of heavy atoms on top of each other, per conformer", 0),
+    "bond_spread_nm": Metric("nm", "bond spread", "RMS over bonds of the standard deviation of their length", 0.0),
+    "bond_mean_error_nm": Metric(
+        "nm", "mean bond-length error", "RMS over bonds of the difference of mean lengths", 0.0
+    ),
+    "bond_spread_error_nm": Metric("nm", "bond-spread error", "RMS over bonds of the difference of spreads", 0.0),
+    "bond_rms_error_nm": Metric("nm", "bond-length error", "RMS over bonds of the differences of mean and spread", 0.0),
+    "angle_spread_deg": Metric("°", "angle spread", "RMS over bond angles of their standard deviation", 0.0),
+    "angle_mean_error_deg": Metric("°", "mean bond-angle error", "RMS over angles of the difference of means", 0.0),
+    "angle_spread_error_deg": Metric("°", "angle-spread error", "RMS over angles of the difference of spreads", 0.0),
+    "angle_rms_error_deg": Metric(
+        "°", "bond-angle error", "RMS over angles of the differences of mean and spread", 0.0
+    ),
+    "stereocentres_right": Metric(
+        "", "stereocentres right", "share of stereocentres with the hand of the MD", 0.0, 1.0
+    ),
+    "clashes": Metric("", "clashes", "pairs of heavy atoms on top of each other, per conformer", 0.0),
     "median_energy_kt": Metric(
         "kT", "median relaxed energy", "median force-field energy after relaxation; against an MD: less the MD's median"
     ),
     "energy_p05_kt": Metric("kT", "5 % energy", "5th percentile of the relaxed energy"),
     "energy_p95_kt": Metric("kT", "95 % energy", "95th percentile of the relaxed energy"),
-    "energy_w1_kt": Metric("kT", "energy distance", "Wasserstein-1 distance of the relaxed energies from the MD's", 0),
-    "energy_failed": Metric("", "failed energies", "share of the scored conformers without an energy", 0, 1),
-    "rmsf_nm": Metric("nm", "RMSF", "RMS fluctuation about the mean structure, RMS over atoms", 0),
-    "rmsf_error_nm": Metric("nm", "RMSF error", "RMS over atoms of the difference of RMSFs", 0),
-    "rmsf_correlation": Metric("", "RMSF correlation", "Pearson correlation of the RMSF over atoms", -1, 1),
-    "pair_rmsd_nm": Metric("nm", "pairwise RMSD", "mean RMSD between two conformers of the ensemble", 0),
+    "energy_w1_kt": Metric(
+        "kT", "energy distance", "Wasserstein-1 distance of the relaxed energies from the MD's", 0.0
+    ),
+    "energy_failed": Metric("", "failed energies", "share of the scored conformers without an energy", 0.0, 1.0),
+    "rmsf_nm": Metric("nm", "RMSF", "RMS fluctuation about the mean structure, RMS over atoms", 0.0),
+    "rmsf_error_nm": Metric("nm", "RMSF error", "RMS over atoms of the difference of RMSFs", 0.0),
+    "rmsf_correlation": Metric("", "RMSF correlation", "Pearson correlation of the RMSF over atoms", -1.0, 1.0),
+    "pair_rmsd_nm": Metric("nm", "pairwise RMSD", "mean RMSD between two conformers of the ensemble", 0.0),
 }
 
 # Headline columns of the summary → (metric, against).

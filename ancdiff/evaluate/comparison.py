@@ -66,9 +66,11 @@ class Compared:
 
 
 class Source:
-    """An estimator with the conformers it reads: its value, its bootstrap, its halves. Randomness from its own seed."""
+    """An estimator with the conformers it reads: its value, its bootstrap, its halves. Draws from its own seed."""
 
-    def __init__(self, estimate: Estimate, sampling: Sampling, settings: EvaluateSettings, seed: tuple[int, ...]) -> None:
+    def __init__(
+        self, estimate: Estimate, sampling: Sampling, settings: EvaluateSettings, seed: tuple[int, ...]
+    ) -> None:
         self.estimate, self.sampling, self._settings, self._seed = estimate, sampling, settings, seed
 
     @cached_property
@@ -101,11 +103,11 @@ def compare(source: Source, against: Source, difference: Difference) -> Compared
     The floor is the RMS, over draws and both directions, of the same difference between as many frames of one half
     of the MD and its other half. An MD data set against itself has the floor as its value.
     """
-    value = difference(source.value, against.value)[0]
+    value = np.asarray(difference(source.value, against.value)[0])
     pairs = against.halves(len(source.sampling))
     if pairs:
         squares = np.concatenate([np.atleast_1d(difference(few, whole) ** 2) for few, whole in pairs])
-        floor = np.sqrt(squares.mean(axis=0))
+        floor = np.asarray(np.sqrt(squares.mean(axis=0)))
     else:
         floor = np.full(np.shape(value), np.nan)
     if source is against:
@@ -115,7 +117,7 @@ def compare(source: Source, against: Source, difference: Difference) -> Compared
 
 def absolute(source: Source, read: Callable[[Any], Any] = lambda estimates: estimates) -> Compared:
     """An estimate itself, with its bootstrap; a floor has no meaning for it."""
-    value = read(source.value)[0]
+    value = np.asarray(read(source.value)[0])
     return Compared(value, read(source.replicates), np.full(np.shape(value), np.nan))
 
 

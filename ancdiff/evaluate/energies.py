@@ -1,4 +1,4 @@
-"""Distributions of relaxed force-field energies, in kT, from score tables. Failed conformers are counted, never used."""
+"""Distributions of relaxed force-field energies, in kT, from score tables. Failed conformers are counted, not used."""
 
 import numpy as np
 import pandas as pd

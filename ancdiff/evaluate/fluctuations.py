@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from ancdiff.evaluate.resampling import Weights
 
 _ROUNDS = 5
-"""Superposing on the mean and taking the mean anew settles to 1e-6 nm in three or four rounds for peptides."""
+"""Superposing on the mean and taking the mean anew; a further round moves a tetrapeptide's RMSF by less than 1e-5 nm."""
 
 
 def superpose(
@@ -35,7 +35,9 @@ def superpose_on_mean(
     return superposed
 
 
-def rmsf(superposed_nm: Float[np.ndarray, "conformers atoms 3"], weights: Weights) -> Float[np.ndarray, "repeats atoms"]:
+def rmsf(
+    superposed_nm: Float[np.ndarray, "conformers atoms 3"], weights: Weights
+) -> Float[np.ndarray, "repeats atoms"]:
     """RMSF of each atom, √⟨‖x − ⟨x⟩‖²⟩, of conformers superposed beforehand."""
     n, atoms, _ = superposed_nm.shape
     shifted = (superposed_nm - superposed_nm.mean(axis=0)).reshape(n, -1)

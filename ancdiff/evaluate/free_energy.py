@@ -43,7 +43,7 @@ def counted_basins(
 
 def basin_errors(
     counts: Float[np.ndarray, "*#repeats residues basins"], reference: Float[np.ndarray, "*#repeats residues basins"]
-) -> Float[np.ndarray, "*repeats residues basins"]:
+) -> Float[np.ndarray, "... residues basins"]:
     """F_b − F_b^ref in kT; positive where the ensemble has too little of the basin."""
     return free_energies(counts) - free_energies(reference)
 
@@ -52,7 +52,7 @@ def system_error(
     errors: Float[np.ndarray, "*repeats residues basins"], counted: Bool[np.ndarray, "residues basins"]
 ) -> Float[np.ndarray, "*repeats"]:
     """Root mean square of the errors over all residues and counted basins, kT."""
-    return np.sqrt(np.mean(errors[..., counted] ** 2, axis=-1))
+    return np.asarray(np.sqrt(np.mean(errors[..., counted] ** 2, axis=-1)))
 
 
 def residue_errors(
@@ -76,13 +76,13 @@ def difference_error(
     counts: Float[np.ndarray, "*#repeats residues basins"],
     reference: Float[np.ndarray, "*#repeats residues basins"],
     counted: Bool[np.ndarray, "residues basins"],
-) -> Float[np.ndarray, "*repeats"]:
+) -> Float[np.ndarray, "..."]:
     """Root mean square of ΔF − ΔF^ref over residues and counted pairs of basins, kT; NaN where no pair counts."""
     pairs = counted_pairs(counted)
     if not pairs.any():
         return np.full(np.broadcast_shapes(counts.shape, reference.shape)[:-2], np.nan)
     errors = differences(free_energies(counts)) - differences(free_energies(reference))
-    return np.sqrt(np.mean(errors[..., pairs] ** 2, axis=-1))
+    return np.asarray(np.sqrt(np.mean(errors[..., pairs] ** 2, axis=-1)))
 
 
 def pair_name(pair: tuple[int, int]) -> str:

@@ -22,9 +22,7 @@ def angle_triples(molecule: Molecule) -> Int[np.ndarray, "angles 3"]:
     for a, b in molecule.bonds:
         neighbours[a].append(int(b))
         neighbours[b].append(int(a))
-    rows = [
-        (a, centre, b) for centre, around in enumerate(neighbours) for a in sorted(around) for b in around if a < b
-    ]
+    rows = [(a, centre, b) for centre, around in enumerate(neighbours) for a in sorted(around) for b in around if a < b]
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 

@@ -62,9 +62,7 @@ class Features:
         """The estimator of a kind (``basins``, ``bonds`` …)."""
         if kind not in self._sources:
             estimate, sampling = getattr(self, f"_{kind}")()
-            self._sources[kind] = Source(
-                estimate, sampling, self._settings, (*self._seed, zlib.crc32(kind.encode()))
-            )
+            self._sources[kind] = Source(estimate, sampling, self._settings, (*self._seed, zlib.crc32(kind.encode())))
         return self._sources[kind]
 
     def _basins(self) -> tuple[Callable[..., Any], Sampling]:
@@ -169,7 +167,12 @@ def _ramachandran(
     for r, label in enumerate(_labels(one)):
         of_residue = None if replicates is None else replicates[:, r]
         yield row(
-            "ramachandran_jsd", residue=label, value=float(value[r]), replicates=of_residue, floor=float(floor[r]), n=size
+            "ramachandran_jsd",
+            residue=label,
+            value=float(value[r]),
+            replicates=of_residue,
+            floor=float(floor[r]),
+            n=size,
         )
     yield row(
         "ramachandran_jsd", value=float(value.mean()), floor=float(floor.mean()), n=size,
@@ -177,7 +180,9 @@ def _ramachandran(
     )  # fmt: skip
 
 
-def _free_energy_errors(one: Features, against: Features, settings: EvaluateSettings, row: Row) -> Iterator[Measurement]:
+def _free_energy_errors(
+    one: Features, against: Features, settings: EvaluateSettings, row: Row
+) -> Iterator[Measurement]:
     if not one.residues:
         return
     counts, reference = one.source("basins"), against.source("basins")
@@ -219,7 +224,10 @@ def _absolute_geometry(one: Features, row: Row) -> Iterator[Measurement]:
 
 def _geometry_errors(one: Features, against: Features, row: Row) -> Iterator[Measurement]:
     molecule = one.data.ensemble.molecule
-    kinds = [("bond", "nm", "bonds", len(molecule.bonds)), ("angle", "deg", "angles", len(geometry.angle_triples(molecule)))]
+    kinds = [
+        ("bond", "nm", "bonds", len(molecule.bonds)),
+        ("angle", "deg", "angles", len(geometry.angle_triples(molecule))),
+    ]
     for kind, unit, source, n in kinds:
         if n:
             mine, theirs = one.source(source), against.source(source)
@@ -237,7 +245,9 @@ def _stereocentres(
     if right_hands is None or not len(right_hands):
         return
     right = geometry.right_stereocentres(one.data.ensemble, right_hands)
-    replicates = proportion_replicates(right.sum(), right.size, settings.bootstrap_repeats, one.rng("stereocentres"))
+    replicates = proportion_replicates(
+        int(right.sum()), right.size, settings.bootstrap_repeats, one.rng("stereocentres")
+    )
     yield row("stereocentres_right", value=float(right.mean()), n=right.size, replicates=replicates)
 
 

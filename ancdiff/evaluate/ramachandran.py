@@ -10,8 +10,6 @@ from jaxtyping import Float, Int
 
 from ancdiff.evaluate.resampling import Sampling, Weights, bootstrap, half_against_half, subset_weights
 
-Histogram = Float[np.ndarray, "*repeats residues cells"]
-
 
 def bin_indices(
     phi_psi: Float[np.ndarray, "conformers residues 2"], bins: int
@@ -34,8 +32,8 @@ def histograms(
 
 
 def jensen_shannon(
-    p: Float[np.ndarray, "*shape cells"], q: Float[np.ndarray, "*shape cells"]
-) -> Float[np.ndarray, "*shape"]:
+    p: Float[np.ndarray, "#repeats residues cells"], q: Float[np.ndarray, "#repeats residues cells"]
+) -> Float[np.ndarray, "repeats residues"]:
     """JSD(p, q) = H((p+q)/2) − (H(p) + H(q))/2 in nats: 0 for equal densities, ln 2 for disjoint ones.
 
     References:
@@ -49,7 +47,7 @@ def _entropy(p: np.ndarray) -> np.ndarray:
 
 
 def matched_size(ensembles: list[Sampling]) -> int:
-    """Conformers that every ensemble, and each half of every MD data set, can give: the size that all are compared at."""
+    """Conformers that every ensemble, and each half of every MD data set, can give: all are compared at this size."""
     sizes = [len(s) for s in ensembles]
     for sampling in ensembles:
         if sampling.halves is not None:

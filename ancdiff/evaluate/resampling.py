@@ -131,7 +131,7 @@ def interval(
     return float(np.clip(low, lower, upper)), float(np.clip(high, lower, upper))
 
 
-def proportion_replicates(successes: float, n: int, repeats: int, rng: np.random.Generator) -> np.ndarray:
+def proportion_replicates(successes: int, n: int, repeats: int, rng: np.random.Generator) -> np.ndarray:
     """Draws from Beta(k + ½, n − k + ½) (Jeffreys): the spread of a proportion, also at 0 and 1. Draws from ``rng``."""
     return rng.beta(successes + 0.5, n - successes + 0.5, size=repeats)
 

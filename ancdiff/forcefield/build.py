@@ -10,13 +10,14 @@ from jaxtyping import Float, Int
 from ancdiff.basins import BASIN_CENTRES_DEG, dihedrals
 from ancdiff.config import ForcefieldSettings, check_sequence
 from ancdiff.errors import StageError
+from ancdiff.forcefield.hydrogens import add_hydrogens, rotate
 from ancdiff.forcefield.platforms import platform_by_name
 from ancdiff.forcefield.residues import CHI_TORSIONS, RESIDUES
-from ancdiff.forcefield.system import create_system, load_forcefield
-from ancdiff.molecules import Molecule, natural_stereocentres, signed_volumes
+from ancdiff.forcefield.system import create_system
+from ancdiff.forcefield.topology import molecule_of_topology, neighbour_lists
+from ancdiff.molecules import Molecule, signed_volumes
 
 _PDB_ORDER = {name: i for i, name in enumerate(("N", "CA", "C", "O"))}
-_VARIANTS = {"HIS": "HIE", "CYS": "CYS"}
 _STAGGERED_DEG = (-60.0, 60.0, 180.0)
 _TORSION_RESTRAINT_KJ_MOL_RAD2 = 500.0
 _EMBEDDING_SEED = 7
@@ -39,59 +40,18 @@ def build_peptide(name: str, sequence: str, settings: ForcefieldSettings) -> Pep
         ValueError: the sequence is impossible (see `ancdiff.config.check_sequence`).
         StageError: no structure with the right handedness was found.
     """
-    from openmm import app, unit
-
     topology, heavy_nm = _heavy_atoms(sequence)
-    modeller = app.Modeller(topology, heavy_nm * unit.nanometer)
-    variants = [_VARIANTS.get(residue.name) for residue in topology.residues()]
-    forcefield = load_forcefield(settings.protein, settings.solvent)
-    modeller.addHydrogens(forcefield, variants=variants, platform=platform_by_name("Reference"))
-    positions_nm = np.array(modeller.positions.value_in_unit(unit.nanometer), dtype=np.float64)
-    molecule = molecule_of_topology(modeller.topology, name)
+    topology, positions_nm = add_hydrogens(topology, heavy_nm)
+    molecule = molecule_of_topology(topology, name)
     heavy = np.flatnonzero(np.array(molecule.elements) != "H")
-    relaxed_nm = minimise(create_system(modeller.topology, settings), positions_nm)
+    relaxed_nm = minimise(create_system(topology, settings), positions_nm)
     if not np.all(signed_volumes(relaxed_nm[None], molecule.stereocentres) > 0):
         raise StageError(
             "the structure built from the sequence has a D amino acid",
             where=f"system '{name}', {sequence}",
             fix="give the system a 'topology' and trajectories of your own instead of a sequence",
         )
-    return Peptide(molecule, modeller.topology, relaxed_nm, heavy)
-
-
-def molecule_of_topology(topology: Any, name: str) -> Molecule:
-    """The molecule of an OpenMM topology."""
-    atoms = list(topology.atoms())
-    atom_names = tuple(atom.name for atom in atoms)
-    residue_names = tuple(residue.name for residue in topology.residues())
-    residue_of_atom = np.array([atom.residue.index for atom in atoms], dtype=np.int64)
-    pairs = sorted({tuple(sorted((bond[0].index, bond[1].index))) for bond in topology.bonds()})
-    return Molecule(
-        name=name,
-        atom_names=atom_names,
-        elements=tuple(atom.element.symbol for atom in atoms),
-        residue_names=residue_names,
-        residue_of_atom=residue_of_atom,
-        bonds=np.array(pairs, dtype=np.int64).reshape(-1, 2),
-        stereocentres=natural_stereocentres(atom_names, residue_names, residue_of_atom),
-    )
-
-
-def select_atoms(molecule: Molecule, atoms: Int[np.ndarray, " chosen"]) -> Molecule:
-    """The molecule of some atoms, in the given order, with the bonds among them."""
-    new = {int(old): i for i, old in enumerate(atoms)}
-    bonds = [(new[int(a)], new[int(b)]) for a, b in molecule.bonds if int(a) in new and int(b) in new]
-    atom_names = tuple(molecule.atom_names[i] for i in atoms)
-    residue_of_atom = molecule.residue_of_atom[atoms]
-    return Molecule(
-        name=molecule.name,
-        atom_names=atom_names,
-        elements=tuple(molecule.elements[i] for i in atoms),
-        residue_names=molecule.residue_names,
-        residue_of_atom=residue_of_atom,
-        bonds=np.array(sorted(tuple(sorted(pair)) for pair in bonds), dtype=np.int64).reshape(-1, 2),
-        stereocentres=natural_stereocentres(atom_names, molecule.residue_names, residue_of_atom),
-    )
+    return Peptide(molecule, topology, relaxed_nm, heavy)
 
 
 def start_structure(
@@ -134,7 +94,7 @@ def set_torsion(
     axis = positions_nm[c] - positions_nm[b]
     turned = positions_nm.copy()
     rows = sorted(moving)
-    turned[rows] = _rotate(positions_nm[rows] - positions_nm[c], axis / np.linalg.norm(axis), turn) + positions_nm[c]
+    turned[rows] = rotate(positions_nm[rows] - positions_nm[c], axis / np.linalg.norm(axis), turn) + positions_nm[c]
     return turned
 
 
@@ -198,10 +158,7 @@ def _hold_torsions(system: Any, held: Sequence[tuple[tuple[int, int, int, int], 
 
 def _beyond(molecule: Molecule, b: int, c: int) -> set[int]:
     """Atoms reached from c without crossing the bond b–c."""
-    neighbours: dict[int, list[int]] = {}
-    for i, j in molecule.bonds:
-        neighbours.setdefault(int(i), []).append(int(j))
-        neighbours.setdefault(int(j), []).append(int(i))
+    neighbours = neighbour_lists(molecule)
     seen, pending = {c}, [n for n in neighbours[c] if n != b]
     while pending:
         atom = pending.pop()
@@ -209,9 +166,3 @@ def _beyond(molecule: Molecule, b: int, c: int) -> set[int]:
             seen.add(atom)
             pending += neighbours[atom]
     return seen
-
-
-def _rotate(vectors: np.ndarray, axis: np.ndarray, angle_rad: float) -> np.ndarray:
-    """Rodrigues' rotation about a unit axis."""
-    cos, sin = np.cos(angle_rad), np.sin(angle_rad)
-    return vectors * cos + np.cross(axis, vectors) * sin + axis * (vectors @ axis)[:, None] * (1 - cos)

@@ -15,6 +15,9 @@ from ancdiff.errors import StageError
 from ancdiff.forcefield.platforms import choose_platform, platform_properties
 from ancdiff.units import FEMTOSECONDS_PER_PS, thermal_energy_kj_mol
 
+# A minimised start holds no vibration; at this factor a picosecond warms it up before it leaves its basin.
+EQUILIBRATION_FRICTION = 10.0
+
 
 @dataclass(frozen=True)
 class Thermostat:
@@ -69,6 +72,7 @@ class Engine:
         *,
         temperature_kelvin: float,
         steps: int,
+        friction_factor: float = 1.0,
     ) -> tuple[Float[np.ndarray, "atoms 3"], Float[np.ndarray, "atoms 3"], float]:
         """Positions, velocities and potential energy (kJ/mol) after so many steps.
 
@@ -76,6 +80,7 @@ class Engine:
             StageError: the trajectory has blown up.
         """
         self._integrator.setTemperature(temperature_kelvin)
+        self._integrator.setFriction(self._thermostat.friction_per_ps * friction_factor)
         self._context.setPositions(positions_nm)
         self._context.setVelocities(velocities_nm_ps)
         self._integrator.step(steps)
@@ -101,11 +106,18 @@ def run_langevin(
     frame_interval_ps: float,
     velocity_seed: int,
 ) -> Float[np.ndarray, "frames atoms 3"]:
-    """Frames of one Langevin trajectory after its equilibration, one at the end of each interval."""
+    """Frames of one Langevin trajectory after its equilibration, one at the end of each interval.
+
+    The equilibration has the friction of the thermostat times `EQUILIBRATION_FRICTION`.
+    """
     positions, velocities = engine.thermalise(start_nm, temperature_kelvin, velocity_seed)
     if equilibration_ps > 0:
         positions, velocities, _ = engine.advance(
-            positions, velocities, temperature_kelvin=temperature_kelvin, steps=thermostat.steps(equilibration_ps)
+            positions,
+            velocities,
+            temperature_kelvin=temperature_kelvin,
+            steps=thermostat.steps(equilibration_ps),
+            friction_factor=EQUILIBRATION_FRICTION,
         )
     frames = []
     for _ in range(max(1, round(length_ps / frame_interval_ps))):

@@ -70,7 +70,7 @@ def create_system(
     mass = {} if hydrogen_mass_amu is None else {"hydrogenMass": hydrogen_mass_amu}
     try:
         system = forcefield.createSystem(
-            topology,
+            with_merged_caps(topology) if settings.protein == "charmm36" else topology,
             nonbondedMethod=app.NoCutoff,
             constraints=app.HBonds if constrain_hydrogens else None,
             rigidWater=False,
@@ -88,6 +88,26 @@ def create_system(
     for force in system.getForces():
         force.setForceGroup(GROUPS[_part(force)])
     return system
+
+
+def with_merged_caps(topology: Any) -> Any:
+    """The topology with ACE and NME as parts of the residues that they cap, as CHARMM's patches want; same atom order."""
+    from openmm import app
+
+    merged = app.Topology()
+    atoms = []
+    for chain in topology.chains():
+        new_chain, residue, before = merged.addChain(), None, None
+        for old in chain.residues():
+            if residue is None or (before != "ACE" and old.name != "NME"):
+                residue = merged.addResidue(old.name, new_chain)
+            elif before == "ACE":
+                residue.name = old.name
+            before = old.name
+            atoms += [merged.addAtom(atom.name, atom.element, residue) for atom in old.atoms()]
+    for bond in topology.bonds():
+        merged.addBond(atoms[bond[0].index], atoms[bond[1].index])
+    return merged
 
 
 def _part(force: Any) -> str:

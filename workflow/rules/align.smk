@@ -21,15 +21,17 @@ rule align:
         "<results>/logs/align/{model}.log",
     benchmark:
         "<results>/benchmarks/align/{model}.tsv"
-    params:
-        settings=RUN.settings("align"),
-        code=code_stamp("ancdiff.align"),
-        results=RUN.results,
-    threads: 1
     wildcard_constraints:
         model="(eba|eba_dpo|none)_round[1-9][0-9]*",
     conda:
         "../../envs/ancdiff.yaml"
+    threads: 1
+    params:
+        settings=RUN.settings("align"),
+        code=RUN.code("align"),
+        results=RUN.results,
+    message:
+        "align: {wildcards.model}"
     shell:
         "python -m ancdiff align --settings - --results {params.results} --model {wildcards.model}"
         " --threads {threads} <<< {params.settings:q} > {log} 2>&1"

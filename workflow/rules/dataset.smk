@@ -20,13 +20,15 @@ rule dataset:
         "<results>/logs/dataset.log",
     benchmark:
         "<results>/benchmarks/dataset.tsv"
-    params:
-        settings=RUN.settings("dataset"),
-        code=code_stamp("ancdiff.dataset"),
-        results=RUN.results,
-    threads: 1
     conda:
         "../../envs/ancdiff.yaml"
+    threads: 1
+    params:
+        settings=RUN.settings("dataset"),
+        code=RUN.code("dataset"),
+        results=RUN.results,
+    message:
+        "dataset: check and split"
     shell:
         "python -m ancdiff dataset --settings - --results {params.results} --threads {threads}"
         " <<< {params.settings:q} > {log} 2>&1"

@@ -20,13 +20,15 @@ rule evaluate:
         "<results>/logs/evaluate.log",
     benchmark:
         "<results>/benchmarks/evaluate.tsv"
-    params:
-        settings=RUN.settings("evaluate"),
-        code=code_stamp("ancdiff.evaluate"),
-        results=RUN.results,
-    threads: 1
     conda:
         "../../envs/ancdiff.yaml"
+    threads: 1
+    params:
+        settings=RUN.settings("evaluate"),
+        code=RUN.code("evaluate"),
+        results=RUN.results,
+    message:
+        "evaluate: every ensemble against the reference"
     shell:
         "python -m ancdiff evaluate --settings - --results {params.results} --threads {threads}"
         " <<< {params.settings:q} > {log} 2>&1"

@@ -19,13 +19,15 @@ rule pretrain:
         "<results>/logs/pretrain.log",
     benchmark:
         "<results>/benchmarks/pretrain.tsv"
-    params:
-        settings=RUN.settings("pretrain"),
-        code=code_stamp("ancdiff.pretrain"),
-        results=RUN.results,
-    threads: 2
     conda:
         "../../envs/ancdiff.yaml"
+    threads: 2
+    params:
+        settings=RUN.settings("pretrain"),
+        code=RUN.code("pretrain"),
+        results=RUN.results,
+    message:
+        "pretrain"
     shell:
         "python -m ancdiff pretrain --settings - --results {params.results} --threads {threads}"
         " <<< {params.settings:q} 2>&1 | tee {log}"

@@ -3,13 +3,6 @@
 #   out  report.html
 
 
-rule all:
-    """What a run is for."""
-    default_target: True
-    input:
-        report="<results>/report.html",
-
-
 rule report:
     """Tables, figures and a 3D view in one HTML file that opens offline."""
     input:
@@ -26,13 +19,15 @@ rule report:
         "<results>/logs/report.log",
     benchmark:
         "<results>/benchmarks/report.tsv"
-    params:
-        settings=RUN.settings("report"),
-        code=code_stamp("ancdiff.report"),
-        results=RUN.results,
-    threads: 1
     conda:
         "../../envs/ancdiff.yaml"
+    threads: 1
+    params:
+        settings=RUN.settings("report"),
+        code=RUN.code("report"),
+        results=RUN.results,
+    message:
+        "report"
     shell:
         "python -m ancdiff report --settings - --results {params.results} --threads {threads}"
         " <<< {params.settings:q} > {log} 2>&1"

@@ -18,13 +18,15 @@ rule sample:
         "<results>/logs/sample/{model}/{system}.log",
     benchmark:
         "<results>/benchmarks/sample/{model}/{system}.tsv"
-    params:
-        settings=RUN.settings("sample"),
-        code=code_stamp("ancdiff.sample"),
-        seed=RUN.seed,
-    threads: 1
     conda:
         "../../envs/ancdiff.yaml"
+    threads: 1
+    params:
+        settings=RUN.settings("sample"),
+        code=RUN.code("sample"),
+        seed=RUN.seed,
+    message:
+        "sample: {wildcards.system} from {wildcards.model}"
     shell:
         "python -m ancdiff sample --settings - --model {input.model} --topology {input.topology}"
         " --output {output.conformers} --seed {params.seed} --threads {threads}"

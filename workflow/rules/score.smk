@@ -16,13 +16,15 @@ rule score:
         "<results>/logs/score/{ensemble}/{system}.log",
     benchmark:
         "<results>/benchmarks/score/{ensemble}/{system}.tsv"
-    params:
-        settings=RUN.settings("score"),
-        code=code_stamp("ancdiff.score"),
-        max_conformers=RUN.max_conformers,
-    threads: 1
     conda:
         "../../envs/ancdiff.yaml"
+    threads: 1
+    params:
+        settings=RUN.settings("score"),
+        code=RUN.code("score"),
+        max_conformers=RUN.max_conformers,
+    message:
+        "score: {wildcards.system}, {wildcards.ensemble}"
     shell:
         "python -m ancdiff score --settings - --topology {input.topology} --conformers {input.conformers}"
         " --output {output.energies} {params.max_conformers} --threads {threads}"

@@ -15,15 +15,17 @@ rule simulate:
         "<results>/logs/simulate/{system}/{md}.log",
     benchmark:
         "<results>/benchmarks/simulate/{system}/{md}.tsv"
-    params:
-        settings=RUN.simulate_settings,
-        code=code_stamp("ancdiff.simulate"),
-        results=RUN.results,
-    threads: 1
     wildcard_constraints:
         md="training|reference",
     conda:
         "../../envs/ancdiff.yaml"
+    threads: 1
+    params:
+        settings=RUN.simulate_settings,
+        code=RUN.code("simulate"),
+        results=RUN.results,
+    message:
+        "simulate: {wildcards.md} MD of {wildcards.system}"
     shell:
         "python -m ancdiff simulate --settings - --results {params.results} --system {wildcards.system}"
         " --md {wildcards.md} --threads {threads} <<< {params.settings:q} > {log} 2>&1"

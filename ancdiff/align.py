@@ -1,0 +1,234 @@
+"""Alignment: one round of fine-tuning on force-field energies (EBA), or of plain denoising as the control.
+
+A round takes the last round's model and a pool of conformers with energies: training MD and the samples of every
+earlier model of the same objective (on-policy, with replay). It never sees the force field, only log-weights, and never
+the reference MD.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ancdiff.artifacts import read_ensemble, read_table, write_table
+from ancdiff.config import AlignSettings, DiffusionSettings, StageConfig
+from ancdiff.corridor import Layout, aligned_model, ancestors, split_model
+from ancdiff.denoiser.graph import MoleculeGraph, molecule_graph
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
+from ancdiff.diffusion import Denoise
+from ancdiff.diffusion.energy import likelihood_energy, paper_energy, shared_noise
+from ancdiff.diffusion.noise import centre
+from ancdiff.errors import StageError
+from ancdiff.objectives import anchor_loss, eba_dpo_loss, eba_loss, group_effective_size
+from ancdiff.pretrain import Conformers, denoising_batch_loss, load_conformers, work_key
+from ancdiff.provenance import made_by
+from ancdiff.training import TrainingPlan, train
+from ancdiff.weights import pooled_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Scored conformers of one system, on the training device; every log-weight is finite."""
+
+    system: str
+    graph: MoleculeGraph
+    positions_nm: Float[Tensor, "conformers atoms 3"]
+    log_weight: Float[Tensor, " conformers"]
+    from_md: Int[Tensor, " md"]  # indices of the conformers that come from training MD
+    from_models: Int[Tensor, " sampled"]  # … and from models
+
+
+def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> None:
+    """Make the model ``<objective>_round<r>`` from that of the round before.
+
+    Raises:
+        StageError: a system's conformers have all failed, or the loss became non-finite.
+    """
+    torch.set_num_threads(threads)
+    layout, align = Layout(results), settings.align
+    objective, round_number = split_model(model)
+    parent_path = layout.model(aligned_model(objective, round_number - 1))
+    device = choose_device()
+    denoiser, _ = load_denoiser(parent_path)
+    denoiser.to(device).requires_grad_(True)
+    split = read_table(results / "dataset" / "split.parquet")
+    systems = [name for name, system in settings.systems.items() if system.split == "train"]
+    data = [load_conformers(layout, name, split, "train", device) for name in systems]
+    weights, parents = _weights(settings, layout, systems, ancestors(model), split)
+    pools = [_pool(layout, conformers, weights[conformers.system]) for conformers in data]
+
+    record = made_by("align", settings=settings.as_dict(), seed=settings.run.seed, parents=[parent_path, *parents])
+    folder = layout.model(model).parent
+    work = folder / ".work" / work_key(record)
+    if objective == "none":
+        loss = partial(_control_loss, data=data, align=align, diffusion=settings.diffusion)
+    else:
+        reference, _ = load_denoiser(parent_path)
+        loss = partial(
+            _alignment_loss,
+            objective=objective,
+            reference=reference.to(device),
+            pools=pools,
+            align=align,
+            diffusion=settings.diffusion,
+        )
+    ema, metrics = train(
+        denoiser,
+        loss,
+        _plan(align),
+        generator=torch.Generator(device).manual_seed(settings.run.seed + round_number),
+        work=work,
+        title=f"align {model}",
+    )
+    write_table(folder / "weights.parquet", pd.concat(weights.values(), ignore_index=True))
+    write_table(folder / "metrics.parquet", metrics)
+    save_denoiser(layout.model(model), ema, record)
+    shutil.rmtree(work)
+
+
+def _weights(
+    settings: StageConfig, layout: Layout, systems: Sequence[str], models: Sequence[str], split: pd.DataFrame
+) -> tuple[dict[str, pd.DataFrame], list[Path]]:
+    """Boltzmann weights of each system's pool, and the files that they and the conformers come from."""
+    weights, parents = {}, []
+    for system in systems:
+        tables = {}
+        for ensemble in ("training", *models):
+            path = layout.energies(ensemble, system)
+            tables[ensemble] = read_table(path)
+            parents += [path, layout.ensemble(ensemble, system)]
+        rows = split[(split["system"] == system) & (split["md"] == "training") & (split["split"] == "train")]
+        tables["training"] = tables["training"][tables["training"]["conformer"].isin(rows["frame"])]
+        weights[system] = pooled_weights(
+            system,
+            tables,
+            temperature_kelvin=settings.forcefield.temperature_kelvin,
+            temper_settings=settings.align.temper,
+        )
+    return weights, parents
+
+
+def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool:
+    """The weighted conformers of one system, those without a weight left out."""
+    usable = weights[np.isfinite(weights["log_weight"])]
+    positions, kept = [], []
+    for source, rows in usable.groupby("source", sort=False):
+        ensemble = read_ensemble(layout.ensemble(str(source), conformers.system))
+        positions.append(ensemble.positions_nm[rows["conformer"].to_numpy()])
+        kept.append(rows)
+    table = pd.concat(kept, ignore_index=True)
+    device = conformers.positions_nm.device
+    md = (table["source"] == "training").to_numpy()
+    if md.all() or not md.any():
+        raise StageError(
+            f"the pool of {conformers.system} has {'no model samples' if md.all() else 'no MD'} with an energy",
+            where=", ".join(sorted(weights["source"].unique())),
+            fix="look at the status column of its score tables",
+        )
+    return Pool(
+        system=conformers.system,
+        graph=conformers.graph,
+        positions_nm=centre(torch.as_tensor(np.concatenate(positions))).to(device),
+        log_weight=torch.as_tensor(table["log_weight"].to_numpy(), dtype=torch.float32, device=device),
+        from_md=torch.as_tensor(np.flatnonzero(md), device=device),
+        from_models=torch.as_tensor(np.flatnonzero(~md), device=device),
+    )
+
+
+def _draw_group(pool: Pool, align: AlignSettings, generator: torch.Generator) -> Int[Tensor, " conformers"]:
+    """K conformers of a pool, a share of them from MD. Draws from ``generator``."""
+    n_md = round(align.data_fraction * align.group_size)
+    parts = []
+    for source, n in ((pool.from_md, n_md), (pool.from_models, align.group_size - n_md)):
+        drawn = torch.randint(len(source), (n,), generator=generator, device=generator.device)
+        parts.append(source[drawn])
+    return torch.cat(parts)
+
+
+def _alignment_loss(
+    denoiser: Denoiser,
+    generator: torch.Generator,
+    *,
+    objective: str,
+    reference: Denoiser,
+    pools: Sequence[Pool],
+    align: AlignSettings,
+    diffusion: DiffusionSettings,
+) -> tuple[Tensor, Mapping[str, float]]:
+    """Mean objective over groups of randomly drawn systems, plus the anchor, on the same conformers and noise.
+
+    The anchor is importance-weighted denoising, Σ_i a_i E_θ(x^i) with a = softmax_i(−γ (βE − E_θ)): a descent of the
+    weighted likelihood bound. The objective's gradient has Σ (w_i − p_i) = 0 and leaves the level of E_θ free to drift;
+    the anchor holds it, and with γ > 0 it does not hold the populations of the data.
+    """
+    chosen = torch.randperm(len(pools), generator=generator, device=generator.device)
+    losses, ess, spread = [], [], []
+    for number in range(align.groups_per_step):
+        pool = pools[int(chosen[number % len(pools)])]
+        index = _draw_group(pool, align, generator)
+        x, log_w = pool.positions_nm[index], pool.log_weight[index]
+        energy_of = _model_energy(x, align, diffusion, denoiser.sigma_data_nm, generator)
+        energy = energy_of(denoiser.on(pool.graph))
+        if objective == "eba":
+            loss = eba_loss(log_w, energy, alpha=align.alpha)
+        else:
+            with torch.no_grad():
+                reference_energy = energy_of(reference.on(pool.graph))
+            loss = eba_dpo_loss(log_w, energy, reference_energy, alpha=align.alpha)
+        losses.append(loss + align.anchor * anchor_loss(log_w, energy, tempering=align.anchor_tempering))
+        ess.append(group_effective_size(log_w))
+        spread.append(float(energy.detach().std()))
+    return torch.stack(losses).mean(), {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
+
+
+def _model_energy(
+    x: Float[Tensor, "conformers atoms 3"],
+    align: AlignSettings,
+    diffusion: DiffusionSettings,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+) -> Callable[[Denoise], Float[Tensor, " conformers"]]:
+    """E_θ of a group as a function of the denoiser, all with the same noise. Draws from ``generator``."""
+    low, high = diffusion.sigma_min * sigma_data_nm, align.energy_sigma_max * sigma_data_nm
+    shared = shared_noise(
+        align.noise_levels, x.shape[1], sigma_min_nm=low, sigma_max_nm=high, generator=generator
+    )
+    if align.weighting == "paper":
+        return lambda denoise: paper_energy(
+            denoise, x, shared, scale=align.paper_scale, superpose=diffusion.superpose
+        )
+    return lambda denoise: likelihood_energy(
+        denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=diffusion.superpose
+    )
+
+
+def _control_loss(
+    denoiser: Denoiser,
+    generator: torch.Generator,
+    *,
+    data: Sequence[Conformers],
+    align: AlignSettings,
+    diffusion: DiffusionSettings,
+) -> tuple[Tensor, Mapping[str, float]]:
+    """Plain denoising of the training MD: the same steps without energies."""
+    loss = denoising_batch_loss(denoiser, data, align.control_batch_size, diffusion, generator)
+    return loss, {"ess": float("nan"), "model_energy_spread": float("nan")}
+
+
+def _plan(align: AlignSettings) -> TrainingPlan:
+    return TrainingPlan(
+        steps=align.steps,
+        learning_rate=align.learning_rate,
+        gradient_clip=align.gradient_clip,
+        ema_halflife_steps=align.ema_halflife_steps,
+        checkpoint_every_seconds=align.checkpoint_every_seconds,
+        warmup_steps=min(20, align.steps),
+    )

@@ -1,0 +1,158 @@
+"""One row of energies for each conformer; a conformer that cannot be scored is a row with a reason."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ancdiff.config import ForcefieldSettings, ScoreSettings
+from ancdiff.errors import InputError
+from ancdiff.forcefield.relax import Relaxer
+from ancdiff.forcefield.system import GROUPS
+from ancdiff.forcefield.template import Template, make_template
+from ancdiff.molecules import Molecule, signed_volumes
+
+# Reasons for which a conformer has no energy, and so gets no Boltzmann weight.
+FAILURES: dict[str, str] = {
+    "nan_input": "a coordinate is NaN or infinite",
+    "clash": "two atoms of the input lie within 0.05 nm of each other, beyond repair by moving hydrogens",
+    "broken_chirality": "a stereocentre has the wrong hand (D instead of L)",
+    "nan_energy": "the energy or the relaxed positions are not finite",
+    "not_converged": "after score.max_iterations the RMS force on the moving atoms is above ten times the tolerance",
+}
+_TOO_NEAR_NM = 0.05
+_CLASH_FRACTION = 0.6
+_CONVERGED_FACTOR = 10.0
+_VDW_RADII_NM = {"H": 0.120, "C": 0.170, "N": 0.155, "O": 0.152, "S": 0.180}
+_PLAUSIBLE_BOND_NM = (0.05, 0.5)
+_BATCH = 256
+
+
+def check_units(molecule: Molecule, positions_nm: Float[np.ndarray, "conformers atoms 3"]) -> None:
+    """Positions are in nm, by the median bond length of the finite conformers.
+
+    Raises:
+        InputError: bonds are as long as if Å (or pm) had been taken for nm.
+    """
+    finite = positions_nm[np.isfinite(positions_nm).all(axis=(1, 2))].astype(np.float64)
+    if len(finite) == 0 or len(molecule.bonds) == 0:
+        return
+    ends = finite[:, molecule.bonds]
+    median = float(np.median(np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1)))
+    if median < _PLAUSIBLE_BOND_NM[0] or median > _PLAUSIBLE_BOND_NM[1]:
+        looks = "Å where nm belongs" if median > _PLAUSIBLE_BOND_NM[1] else "ten times too small"
+        raise InputError(
+            f"wrong units: the median bond is {median:.3g} nm long; the coordinates look like {looks}",
+            where=molecule.name,
+            fix="write the trajectory in its format's own unit (DCD and PDB: Å; XTC and GRO: nm), with mdtraj from nm",
+        )
+
+
+class Scorer:
+    """Energies of conformers of one molecule, streamed through one System and one Context."""
+
+    def __init__(
+        self,
+        molecule: Molecule,
+        example_nm: Float[np.ndarray, "input 3"],
+        forcefield: ForcefieldSettings,
+        score: ScoreSettings,
+        *,
+        threads: int = 1,
+    ) -> None:
+        self.molecule, self._score = molecule, score
+        self.template: Template = make_template(molecule, example_nm, forcefield)
+        self.relaxer = Relaxer(self.template, forcefield, score, threads=threads)
+        self._pairs, self._nearest_nm = clash_pairs(molecule)
+
+    def rows(
+        self, conformers: Int[np.ndarray, " chosen"], positions_nm: Float[np.ndarray, "chosen input 3"]
+    ) -> Iterator[dict[str, Any]]:
+        """A row of `ancdiff.molecules.ENERGY_COLUMNS` for each conformer, in order; ``conformers`` are their numbers."""
+        for first in range(0, len(conformers), _BATCH):
+            batch_nm = np.asarray(positions_nm[first : first + _BATCH], dtype=np.float64)
+            whole_nm = self.template.place(batch_nm)
+            for k, number in enumerate(conformers[first : first + _BATCH]):
+                start = time.perf_counter()
+                row = self._row(batch_nm[k], whole_nm[k])
+                yield {"conformer": int(number), **row, "wall_seconds": time.perf_counter() - start}
+
+    def _row(self, input_nm: Float[np.ndarray, "input 3"], whole_nm: Float[np.ndarray, "atoms 3"]) -> dict[str, Any]:
+        row = _failed_row()
+        if not np.isfinite(input_nm).all():
+            return row | {"status": "nan_input"}
+        pairs = self._pairs
+        distances_nm = np.linalg.norm(input_nm[pairs[:, 0]] - input_nm[pairs[:, 1]], axis=-1)
+        row["clashes"] = int(np.sum(distances_nm < self._nearest_nm))
+        bonds = self.molecule.bonds
+        bond_nm = np.linalg.norm(input_nm[bonds[:, 0]] - input_nm[bonds[:, 1]], axis=-1)
+        if min(distances_nm.min(initial=np.inf), bond_nm.min(initial=np.inf)) < _TOO_NEAR_NM:
+            return row | {"status": "clash"}
+        if self._wrong_hand(input_nm):
+            return row | {"status": "broken_chirality"}
+        return row | self._energies(input_nm, whole_nm)
+
+    def _energies(
+        self, input_nm: Float[np.ndarray, "input 3"], whole_nm: Float[np.ndarray, "atoms 3"]
+    ) -> dict[str, Any]:
+        import openmm
+
+        try:
+            placed = self.relaxer.energy_kj_mol(whole_nm)
+            relaxed = self.relaxer.relax(whole_nm)
+            parts = self.relaxer.parts_kj_mol(relaxed.positions_nm)
+        except openmm.OpenMMException:  # 'Particle coordinate is NaN' and its kin
+            return {"status": "nan_energy"}
+        total = sum(parts.values())
+        if not (np.isfinite(total) and np.isfinite(placed)):
+            return {"status": "nan_energy"}
+        moved_nm = relaxed.positions_nm[self.template.input_atoms] - input_nm
+        found = {"displacement_nm": float(np.sqrt(np.mean(np.sum(moved_nm**2, axis=-1))))}
+        if self._wrong_hand(relaxed.positions_nm[self.template.input_atoms]):
+            return found | {"status": "broken_chirality"}
+        if relaxed.rms_force_kj_mol_nm > _CONVERGED_FACTOR * self._score.tolerance_kj_mol_nm:
+            return found | {"status": "not_converged"}
+        energies = {"energy_kj_mol": total, "energy_placed_kj_mol": placed}
+        return found | energies | {f"{part}_kj_mol": parts[part] for part in GROUPS} | {"status": "ok"}
+
+    def _wrong_hand(self, input_nm: Float[np.ndarray, "input 3"]) -> bool:
+        return bool((signed_volumes(input_nm[None], self.molecule.stereocentres) <= 0).any())
+
+
+def first_good_conformer(
+    molecule: Molecule, positions_nm: Float[np.ndarray, "conformers atoms 3"]
+) -> Float[np.ndarray, "atoms 3"]:
+    """The first conformer that is finite with all bonds between 0.08 and 0.25 nm; else the first finite one.
+
+    Raises:
+        InputError: no conformer is finite.
+    """
+    finite = np.flatnonzero(np.isfinite(positions_nm).all(axis=(1, 2)))
+    if len(finite) == 0:
+        raise InputError(
+            "no conformer has finite coordinates", where=molecule.name, fix="make the conformers again: all are NaN"
+        )
+    for k in finite:
+        ends = positions_nm[k][molecule.bonds]
+        lengths_nm = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1)
+        right_hand = (signed_volumes(positions_nm[k : k + 1], molecule.stereocentres) > 0).all()
+        if right_hand and (lengths_nm > 0.08).all() and (lengths_nm < 0.25).all():
+            return positions_nm[k]
+    return positions_nm[finite[0]]
+
+
+def clash_pairs(molecule: Molecule) -> tuple[Int[np.ndarray, "pairs 2"], Float[np.ndarray, " pairs"]]:
+    """Pairs of atoms at least three bonds apart, and 0.6 × the sum of their van der Waals radii (Bondi), nm."""
+    bonded = np.eye(molecule.n_atoms, dtype=bool)
+    bonded[molecule.bonds[:, 0], molecule.bonds[:, 1]] = bonded[molecule.bonds[:, 1], molecule.bonds[:, 0]] = True
+    near = (bonded.astype(np.float32) @ bonded.astype(np.float32)) > 0
+    pairs = np.argwhere(np.triu(~near, k=1))
+    radii_nm = np.array([_VDW_RADII_NM.get(element, 0.17) for element in molecule.elements])
+    return pairs, _CLASH_FRACTION * radii_nm[pairs].sum(axis=1)
+
+
+def _failed_row() -> dict[str, Any]:
+    empty = ("energy_kj_mol", "energy_placed_kj_mol", *(f"{part}_kj_mol" for part in GROUPS), "displacement_nm")
+    return dict.fromkeys(empty, np.nan) | {"clashes": 0, "status": "ok"}

@@ -1,0 +1,33 @@
+"""report: one self-contained HTML page on a run, and its figures as PNG beside it.
+
+Reads what `evaluate` wrote, the ensembles, energies, training curves, weights and benchmark files. What a run lacks
+is left out of the page; only `evaluate` has to have run.
+"""
+
+from pathlib import Path
+
+from ancdiff.artifacts import write_atomically, write_text
+from ancdiff.config import StageConfig
+from ancdiff.provenance import made_by
+from ancdiff.report.collect import open_run
+from ancdiff.report.page import draw, render
+
+
+def run(settings: StageConfig, *, results: Path) -> None:
+    """Write ``report.html`` and ``report/figures/*.png``. Reads and writes the disk; draws no randomness.
+
+    Raises:
+        InputError: the run has not been evaluated.
+    """
+    opened = open_run(settings, results)
+    parents = [results / "evaluate" / name for name in ("metrics.parquet", "summary.parquet")]
+    record = made_by("report", settings=settings.as_dict(), seed=None, parents=parents)
+    sections = draw(opened)
+    for picture in (p for section in sections for p in section.figures):
+        _write_png(results / "report" / "figures" / f"{picture.name}.png", picture.png)
+    version = record["versions"]["ancdiff"] or "(not installed)"
+    write_text(results / "report.html", render(opened, sections, record=record, version=version))
+
+
+def _write_png(path: Path, png: bytes) -> None:
+    write_atomically(path, lambda temporary: temporary.write_bytes(png) and None)

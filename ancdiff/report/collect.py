@@ -1,0 +1,190 @@
+"""What the report shows, read from a run's folder. What is missing there is left out of the page, not an error."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ancdiff.artifacts import read_ensemble, read_json, read_table
+from ancdiff.config import Config, StageConfig
+from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, Layout, aligned_model, models, split_model
+from ancdiff.molecules import Ensemble
+from ancdiff.units import thermal_energy_kj_mol
+
+_OBJECTIVE_WORDS = {"eba": "EBA", "eba_dpo": "EBA-DPO", "none": "control"}
+_MD_WORDS = {"training": "training MD", "reference": "reference MD", PRETRAINED: "pretrained"}
+
+
+def words(ensemble: str) -> str:
+    """An ensemble in plain words: ``eba_round2`` → “EBA, round 2”."""
+    if ensemble in _MD_WORDS:
+        return _MD_WORDS[ensemble]
+    objective, round_number = split_model(ensemble)
+    return f"{_OBJECTIVE_WORDS[objective]}, round {round_number}"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run, ready to be shown."""
+
+    root: Path
+    settings: StageConfig
+    metrics: pd.DataFrame
+    summary: pd.DataFrame
+    record: dict[str, Any]
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.root)
+
+    @property
+    def systems(self) -> list[str]:
+        return list(self.settings.systems)
+
+    @property
+    def objectives(self) -> list[str]:
+        return list(self.settings.align.objectives)
+
+    @property
+    def rounds(self) -> int:
+        return self.settings.align.rounds
+
+    @property
+    def models(self) -> list[str]:
+        return models(Config(align=self.settings.align))
+
+    @property
+    def shown(self) -> list[str]:
+        """The ensembles of maps and pictures: training MD, pretrained, the last round of each objective, reference."""
+        last = [aligned_model(objective, self.rounds) for objective in self.objectives]
+        return ["training", PRETRAINED, *last, "reference"]
+
+    @property
+    def evaluated_with(self) -> dict[str, Any]:
+        """The sections that `evaluate` was handed."""
+        return self.record["settings"]
+
+    @property
+    def thermal_energy_kj_mol(self) -> float:
+        return thermal_energy_kj_mol(self.evaluated_with["forcefield"]["temperature_kelvin"])
+
+    def ensemble(self, name: str, system: str) -> Ensemble | None:
+        """An ensemble without conformers that are not finite; None where it is not there or none are."""
+        return _ensemble(self.layout.ensemble(name, system), system)
+
+    def energies_kt(self, name: str, system: str) -> np.ndarray:
+        """Energies in kT of the conformers that have one."""
+        path = self.layout.energies(name, system)
+        if not path.is_file():
+            return np.zeros(0)
+        table = read_table(path)
+        values = table.loc[table["status"] == "ok", "energy_kj_mol"].to_numpy(dtype=np.float64)
+        return values[np.isfinite(values)] / self.thermal_energy_kj_mol
+
+    def select(self, metric: str, **where: str) -> pd.DataFrame:
+        """Rows of a metric, by other columns; residue and basin are empty unless given."""
+        wanted = {"residue": "", "basin": ""} | where
+        chosen = self.metrics["metric"] == metric
+        for column, value in wanted.items():
+            if value != "*":
+                chosen &= self.metrics[column] == value
+        return self.metrics[chosen]
+
+
+@cache
+def _ensemble(path: Path, system: str) -> Ensemble | None:
+    if not path.is_file():
+        return None
+    ensemble = read_ensemble(path, name=system)
+    finite = np.isfinite(ensemble.positions_nm).all(axis=(1, 2))
+    return Ensemble(ensemble.molecule, ensemble.positions_nm[finite]) if finite.any() else None
+
+
+def open_run(settings: StageConfig, results: Path) -> Run:
+    """Read what `evaluate` wrote.
+
+    Raises:
+        InputError: the run has not been evaluated.
+    """
+    _ensemble.cache_clear()  # a folder may have changed since it was last read
+    folder = results / "evaluate"
+    return Run(
+        root=results,
+        settings=settings,
+        metrics=read_table(folder / "metrics.parquet"),
+        summary=read_table(folder / "summary.parquet").set_index("ensemble"),
+        record=read_json(folder / "metrics.json"),
+    )
+
+
+def training_curve(run: Run, model: str) -> pd.DataFrame | None:
+    """Loss and the like of a model, per step; None where there is none."""
+    path = run.layout.model(model).parent / "metrics.parquet"
+    return read_table(path) if path.is_file() else None
+
+
+def pool_weights(run: Run) -> pd.DataFrame:
+    """Effective sample size and number of conformers of each aligned model's pools: model, objective, round, system …"""
+    rows = []
+    for model in run.models[1:]:
+        path = run.layout.model(model).parent / "weights.parquet"
+        if not path.is_file():
+            continue
+        objective, round_number = split_model(model)
+        for system, pool in read_table(path).groupby("system", sort=False):
+            rows.append(
+                {
+                    "model": model,
+                    "objective": objective,
+                    "round": round_number,
+                    "system": system,
+                    "ess": float(pool["ess"].iloc[0]),
+                    "conformers": len(pool),
+                    "temperature_kelvin": float(pool["temperature_kelvin"].iloc[0]),
+                }
+            )
+    columns = ["model", "objective", "round", "system", "ess", "conformers", "temperature_kelvin"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def stage_times(run: Run) -> pd.DataFrame:
+    """Time and peak memory of each stage, from Snakemake's benchmark files: stage, jobs, seconds, peak_mib."""
+    folder = run.root / "benchmarks"
+    rows = []
+    for path in sorted(folder.rglob("*.tsv")):
+        table = pd.read_csv(path, sep="\t", na_values=["NA", "-"])
+        parts = path.relative_to(folder).with_suffix("").parts
+        seconds = pd.to_numeric(table.get("s"), errors="coerce").sum()
+        memory = pd.to_numeric(table.get("max_rss"), errors="coerce").max()
+        rows.append({"stage": parts[0], "jobs": 1, "seconds": float(seconds), "peak_mib": float(memory)})
+    table = pd.DataFrame(rows, columns=["stage", "jobs", "seconds", "peak_mib"])
+    return table.groupby("stage", sort=False).agg({"jobs": "sum", "seconds": "sum", "peak_mib": "max"}).reset_index()
+
+
+def records(run: Run) -> list[dict[str, Any]]:
+    """What made the models and the tables: artifact, seed, code stamp, versions, settings."""
+    found = []
+    for model in run.models:
+        path = run.layout.model(model).with_suffix(".json")
+        if path.is_file():
+            content = read_json(path)
+            found.append({"artifact": words(model), **content.get("made_by", content)})
+    return [*found, {"artifact": "metrics", **run.record}]
+
+
+def evenly(n: int, wanted: int) -> np.ndarray:
+    """Indices of at most ``wanted`` of ``n`` conformers, evenly spaced."""
+    return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(np.int64))
+
+
+def available(run: Run, system: str, names: Iterable[str]) -> list[str]:
+    """Those of the ensembles that this system has."""
+    return [name for name in names if run.ensemble(name, system) is not None]
+
+
+def is_md(ensemble: str) -> bool:
+    return ensemble in MD_ENSEMBLES

@@ -1,0 +1,162 @@
+"""What the run shows, in sentences made from its numbers; and what a reader should be careful about."""
+
+from typing import Any
+
+import numpy as np
+
+from ancdiff.corridor import PRETRAINED, aligned_model
+from ancdiff.report.collect import Run, pool_weights, words
+
+_FEW_EFFECTIVE = 10.0
+
+
+def tiles(run: Run) -> list[dict[str, str]]:
+    """The few numbers at the top."""
+    out = []
+    before = _summary(run, PRETRAINED, "free_energy_error_kt")
+    for objective in run.objectives:
+        after = _summary(run, aligned_model(objective, run.rounds), "free_energy_error_kt")
+        if np.isfinite(before) and np.isfinite(after):
+            name = words(aligned_model(objective, run.rounds)).replace(", ", " after ").replace("round", "round")
+            out.append(
+                {"value": f"{before:.2f} → {after:.2f} kT", "words": f"basin free-energy error, pretrained → {name}"}
+            )
+    ratio = _ratio_to_floor(run)
+    if np.isfinite(ratio):
+        out.append(
+            {"value": f"{ratio:.1f} × floor", "words": "divergence of the pretrained model from its training MD"}
+        )
+    worst = _worst(run, "stereocentres_right", np.min)
+    if worst is not None:
+        out.append({"value": f"{100 * worst[1]:.2f} %", "words": f"stereocentres right, at worst ({words(worst[0])})"})
+    worst = _worst(run, "bond_rms_error_nm", np.max)
+    if worst is not None:
+        out.append({"value": f"{1000 * worst[1]:.2f} pm", "words": f"bond-length error, at worst ({words(worst[0])})"})
+    return out
+
+
+def findings(run: Run) -> list[str]:
+    """Sentences on populations, fidelity and geometry."""
+    out = []
+    training = _summary(run, "training", "free_energy_error_kt")
+    before = _summary(run, PRETRAINED, "free_energy_error_kt")
+    floor = _summary(run, PRETRAINED, "free_energy_error_kt_floor")
+    if np.isfinite(before):
+        text = f"The training MD has its basin populations wrong by {training:.2f} kT on average, and the pretrained model, "
+        text += f"which learned them, by {before:.2f} kT"
+        text += f"; the reference knows them to {floor:.2f} kT itself (floor)." if np.isfinite(floor) else "."
+        out.append(text)
+        out += [s for s in (_alignment(run, objective, before) for objective in run.objectives) if s]
+    ratio = _ratio_to_floor(run)
+    if np.isfinite(ratio):
+        out.append(
+            "The pretrained model's Ramachandran maps differ from its own training MD "
+            f"{ratio:.1f} times as much as one half of that MD differs from the other, at the same number of conformers."
+        )
+    return out
+
+
+def _alignment(run: Run, objective: str, before: float) -> str:
+    model = aligned_model(objective, run.rounds)
+    after, low, high = (_summary(run, model, f"free_energy_error_kt{end}") for end in ("", "_low", "_high"))
+    if not np.isfinite(after):
+        return ""
+    between = f" (95 % interval {low:.2f} to {high:.2f})" if np.isfinite(low) else ""
+    share = f"{100 * after / before:.0f} % of the pretrained model's" if before > 0 else ""
+    if objective == "none":
+        return f"The control, trained for as many steps without energies, ends at {after:.2f} kT{between}, {share}."
+    name = words(model).split(",")[0]
+    rounds = f"{run.rounds} round{'s' if run.rounds > 1 else ''}"
+    return f"After {rounds} of alignment with {name} the error is {after:.2f} kT{between}, {share}."
+
+
+def cautions(run: Run) -> list[str]:
+    """What went wrong or is weak in this run; empty where nothing is."""
+    out = []
+    lost = run.metrics[(run.metrics["metric"] == "conformers_finite") & (run.metrics["value"] < 1)]
+    for row in lost.itertuples():
+        out.append(f"{_percent(1 - row.value)} of the conformers of {words(row.ensemble)}, {row.system}, have coordinates "  # type: ignore[arg-type]
+                   "that are not numbers; they are left out of every other metric.")  # fmt: skip
+    failed = run.metrics[(run.metrics["metric"] == "energy_failed") & (run.metrics["value"] > 0.01)]
+    for row in failed.itertuples():
+        out.append(f"{_percent(row.value)} of the conformers of {words(row.ensemble)}, {row.system}, got no energy "  # type: ignore[arg-type]
+                   f"(reasons: score/{row.ensemble}/{row.system}.parquet).")  # fmt: skip
+    if run.select("free_energy_error_kt", against="reference").empty:
+        out.append("There is no reference MD: models are compared with their training MD only, and whether alignment "
+                   "made the populations better cannot be told.")  # fmt: skip
+    pools = pool_weights(run)
+    pools = pools[pools["objective"] != "none"]
+    if len(pools) and (pools["ess"] < _FEW_EFFECTIVE).any():
+        few = pools.loc[pools["ess"].idxmin()]
+        out.append(
+            f"The weights of some pools rest on few conformers: {few['ess']:.1f} effective of {few['conformers']:,} for "
+            f"{few['system']} in round {few['round']}. More samples or a target effective sample size (align.temper) help."
+        )
+    hot = pools[pools["temperature_kelvin"] > _temperature(run) + 0.5]
+    for row in hot.itertuples():
+        out.append(f"The weights of {row.system} in round {row.round} were tempered to {row.temperature_kelvin:.0f} K.")
+    return out
+
+
+def story(run: Run) -> str:
+    """What was done, in two sentences."""
+    forcefield = run.evaluated_with["forcefield"]
+    objectives = " and ".join(words(aligned_model(o, 1)).split(",")[0] for o in run.objectives)
+    rounds = f"{run.rounds} round{'s' if run.rounds > 1 else ''}"
+    return (
+        "One equivariant diffusion model was pretrained on the training MD of all training systems and sampled; its samples "
+        f"were relaxed and scored with {forcefield['protein']} in {forcefield['solvent']} at "
+        f"{forcefield['temperature_kelvin']:g} K, and the model was aligned with these energies in {rounds} "
+        f"(objectives: {objectives}). Every model is compared with reference MD, which no model has seen."
+    )
+
+
+def citations(run: Run) -> list[str]:
+    """What to cite, with what the run used of it."""
+    forcefield = run.evaluated_with["forcefield"]
+    out = [
+        "ancdiff (this software; see CITATION.cff in its repository for the current entry).",
+        "Energy-based alignment: J. Lu et al., Aligning Protein Conformation Ensemble Generation with Physical Feedback, "
+        "ICML 2025, arXiv:2505.24203.",
+        "Diffusion design (noise, preconditioning, sampler): T. Karras et al., Elucidating the Design Space of "
+        "Diffusion-Based Generative Models, NeurIPS 2022, arXiv:2206.00364.",
+        "Energies and dynamics: P. Eastman et al., OpenMM 8, J. Phys. Chem. B 128, 109 (2024).",
+    ]
+    used = {
+        "ff14SB": "Force field ff14SB: J. A. Maier et al., J. Chem. Theory Comput. 11, 3696 (2015).",
+        "ff19SB": "Force field ff19SB: C. Tian et al., J. Chem. Theory Comput. 16, 528 (2020).",
+        "amber99sb-ildn": "Force field ff99SB-ILDN: K. Lindorff-Larsen et al., Proteins 78, 1950 (2010).",
+        "charmm36": "Force field CHARMM36: R. B. Best et al., J. Chem. Theory Comput. 8, 3257 (2012).",
+        "obc2": "Implicit solvent OBC2: A. Onufriev, D. Bashford, D. A. Case, Proteins 55, 383 (2004).",
+        "gbn2": "Implicit solvent GBn2: H. Nguyen, D. R. Roe, C. Simmerling, J. Chem. Theory Comput. 9, 2020 (2013).",
+    }
+    return out + [used[forcefield[key]] for key in ("protein", "solvent") if forcefield[key] in used]
+
+
+def _temperature(run: Run) -> float:
+    return run.evaluated_with["forcefield"]["temperature_kelvin"]
+
+
+def _summary(run: Run, ensemble: str, column: str) -> float:
+    return float(run.summary[column].get(ensemble, np.nan))
+
+
+def _ratio_to_floor(run: Run) -> float:
+    """Mean over training systems of the pretrained model's divergence from its training MD over the floor."""
+    rows = run.select("ramachandran_jsd", ensemble=PRETRAINED, against="training")
+    trained = [s for s, settings in run.settings.systems.items() if settings.split == "train"]
+    rows = rows[rows["system"].isin(trained)]
+    return float((rows["value"] / rows["floor"]).mean()) if len(rows) else np.nan
+
+
+def _worst(run: Run, column: str, pick: Any) -> tuple[str, float] | None:
+    """The model with the worst average of a headline metric."""
+    values = run.summary[column].reindex(run.models).dropna()
+    if values.empty:
+        return None
+    worst = float(pick(values))
+    return str(values.index[int(np.argmax(values.to_numpy() == worst))]), worst
+
+
+def _percent(share: Any) -> str:
+    return f"{100 * float(share):.3g} %"

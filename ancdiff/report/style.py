@@ -1,0 +1,70 @@
+"""How an ensemble looks in every figure: Okabe and Ito's colours, told apart by colour-blind eyes, and a marker each."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib
+
+from ancdiff.corridor import PRETRAINED, split_model
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line of an ensemble."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+_LOOKS = {
+    "training": Look("#E69F00", "s", (0, (1, 1))),  # type: ignore[arg-type]
+    "reference": Look("#000000", "D", "-"),
+    PRETRAINED: Look("#56B4E9", "v", "-"),
+    "eba": Look("#0072B2", "o", "-"),
+    "eba_dpo": Look("#009E73", "^", "-."),
+    "none": Look("#CC79A7", "X", "--"),
+}
+ELEMENT_COLOURS = {"C": "#4d4d4d", "N": "#0072B2", "O": "#D55E00", "S": "#E69F00", "H": "#bbbbbb"}
+OTHER_ELEMENT = "#009E73"
+FLOOR_COLOUR = "#666666"
+
+_RC = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.edgecolor": "#444444",
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "svg.hashsalt": "ancdiff",  # the same figure gives the same bytes
+    "svg.fonttype": "path",
+}
+
+
+def look(ensemble: str) -> Look:
+    """The look of an ensemble; all rounds of an objective share theirs."""
+    if ensemble in _LOOKS:
+        return _LOOKS[ensemble]
+    return _LOOKS[split_model(ensemble)[0]]
+
+
+def objective_look(objective: str) -> Look:
+    """The look of an objective."""
+    return _LOOKS[objective]
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The figures' settings, for a while."""
+    with matplotlib.rc_context(_RC):
+        yield

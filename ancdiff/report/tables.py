@@ -1,0 +1,165 @@
+"""The report's tables: which metrics, in what words, how many digits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ancdiff.corridor import MD_ENSEMBLES
+from ancdiff.report.collect import Run, is_md, words
+from ancdiff.report.style import look
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as a column: its headline name, where it stands in the metrics, title, unit, words and digits."""
+
+    key: str
+    metric: str
+    against: str
+    title: str
+    unit: str
+    words: str
+    form: str = "{:.2f}"
+    scale: float = 1.0
+
+
+COLUMNS = (
+    Column(
+        "free_energy_error_kt", "free_energy_error_kt", "reference", "Basin free-energy error", "kT, to reference",
+        "F = −ln(population) of each Ramachandran basin of each residue; RMS difference from the reference MD.",
+    ),
+    Column(
+        "ramachandran_jsd", "ramachandran_jsd", "reference", "Ramachandran divergence", "nats, to reference",
+        "Jensen–Shannon divergence of the (φ, ψ) maps: 0 for the same, 0.69 for maps that share nothing.", "{:.3f}",
+    ),
+    Column(
+        "ramachandran_jsd_training", "ramachandran_jsd", "training", "Ramachandran divergence", "nats, to training MD",
+        "The same against what the models learned from: a good pretrained model is near its floor here.", "{:.3f}",
+    ),
+    Column(
+        "stereocentres_right", "stereocentres_right", "", "Stereocentres right", "%",
+        "Share of stereocentres with the hand that the MD has (L for amino acids).", "{:.2f}", 100.0,
+    ),
+    Column(
+        "bond_rms_error_nm", "bond_rms_error_nm", "reference", "Bond-length error", "pm, to reference",
+        "RMS over bonds of the differences of mean length and of spread, in picometres (1 pm = 0.001 nm).", "{:.2f}", 1000.0,
+    ),
+    Column(
+        "angle_rms_error_deg", "angle_rms_error_deg", "reference", "Bond-angle error", "°, to reference",
+        "RMS over bond angles of the differences of mean and of spread.",
+    ),
+    Column(
+        "clashes", "clashes", "", "Clashes", "per conformer",
+        "Pairs of heavy atoms three or more bonds apart, nearer than 0.6 of the sum of their van der Waals radii.", "{:.3f}",
+    ),
+    Column(
+        "median_energy_kt", "median_energy_kt", "reference", "Median energy", "kT above reference",
+        "Median force-field energy of the relaxed conformers, less that of the reference MD.", "{:+.2f}",
+    ),
+    Column(
+        "energy_w1_kt", "energy_w1_kt", "reference", "Energy distance", "kT, to reference",
+        "Wasserstein-1 distance between the two distributions of energies.",
+    ),
+)  # fmt: skip
+MORE_COLUMNS = (
+    Column("energy_failed", "energy_failed", "", "Failed energies", "%", "", "{:.2f}", 100.0),
+    Column("rmsf_error_nm", "rmsf_error_nm", "reference", "RMSF error", "pm, to reference", "", "{:.1f}", 1000.0),
+    Column("pair_rmsd_nm", "pair_rmsd_nm", "", "Pairwise RMSD", "nm", "", "{:.3f}"),
+)
+
+
+def number(value: float, column: Column) -> str:
+    """A number as a person reads it; a dash where there is none."""
+    if not np.isfinite(value):
+        return "–"
+    scaled = value * column.scale
+    return f"{scaled:.2g}" if abs(scaled) >= 1e5 else column.form.format(scaled)
+
+
+def span(low: float, high: float, column: Column) -> str:
+    """An interval, or nothing."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return ""
+    return f"{number(low, column)} … {number(high, column)}"
+
+
+def headline(run: Run) -> dict[str, Any]:
+    """One row per ensemble averaged over systems, the floor last."""
+    order = ["training", *run.models, "reference"]
+    rows = [_row(name, [_summary_cell(run, name, c) for c in COLUMNS]) for name in order if name in run.summary.index]
+    floors = run.summary.loc[[m for m in run.models if m in run.summary.index]]
+    cells = [{"text": number(float(floors[f"{c.key}_floor"].mean()), c), "small": ""} for c in COLUMNS]
+    return {"columns": COLUMNS, "rows": [*rows, {"name": "floor", "kind": "floor", "colour": "", "cells": cells}]}
+
+
+def per_system(run: Run) -> dict[str, Any]:
+    """The shown ensembles of each system."""
+    columns = (*COLUMNS, *MORE_COLUMNS)
+    tables = {(c.metric, c.against): _by_system(run, c) for c in columns}
+    groups = []
+    for system, settings in run.settings.systems.items():
+        rows = []
+        for name in run.shown:
+            cells = [_metric_cell(tables[c.metric, c.against].get((system, name)), c) for c in columns]
+            rows.append(_row(name, cells))
+        held_out = ", never seen in training" if settings.split == "test" else ""
+        groups.append({"name": f"{system} ({settings.sequence or settings.topology}{held_out})", "rows": rows})
+    return {"columns": columns, "groups": groups}
+
+
+def _by_system(run: Run, column: Column) -> dict[tuple[str, str], Any]:
+    rows = run.select(column.metric, against=column.against)
+    return {(row.system, row.ensemble): row for row in rows.itertuples()}
+
+
+def _row(name: str, cells: list[dict[str, str]]) -> dict[str, Any]:
+    kind = "md" if is_md(name) else "model"
+    return {"name": words(name), "kind": kind, "colour": look(name).colour, "cells": cells}
+
+
+def _summary_cell(run: Run, name: str, column: Column) -> dict[str, str]:
+    row = run.summary.loc[name]
+    small = span(float(row[f"{column.key}_low"]), float(row[f"{column.key}_high"]), column)
+    return {"text": number(float(row[column.key]), column), "small": small}
+
+
+def _metric_cell(row: Any, column: Column) -> dict[str, str]:
+    if row is None:
+        return {"text": "–", "small": ""}
+    return {"text": number(row.value, column), "small": span(row.low, row.high, column)}
+
+
+def systems(run: Run) -> list[dict[str, str]]:
+    """What each system is, and how many conformers each ensemble has."""
+    rows = []
+    for name, settings in run.settings.systems.items():
+        sizes = {e: run.ensemble(e, name) for e in (*MD_ENSEMBLES, "pretrain")}
+        rows.append(
+            {
+                "name": name,
+                "molecule": settings.sequence or settings.topology or "",
+                "split": "yes" if settings.split == "train" else "no (test)",
+                "training": _frames(sizes["training"], "frames"),
+                "reference": _frames(sizes["reference"], "frames"),
+                "samples": _frames(sizes["pretrain"], "conformers"),
+            }
+        )
+    return rows
+
+
+def _frames(ensemble: Any, unit: str) -> str:
+    return "none" if ensemble is None else f"{len(ensemble):,} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 0.4 s, 61 s, 12.5 min, 3.1 h."""
+    if not np.isfinite(seconds):
+        return "–"
+    steps: list[tuple[float, Callable[[float], str]]] = [
+        (10, lambda s: f"{s:.1f} s"),
+        (120, lambda s: f"{s:.0f} s"),
+        (7200, lambda s: f"{s / 60:.1f} min"),
+    ]
+    return next((form(seconds) for limit, form in steps if seconds < limit), f"{seconds / 3600:.1f} h")

@@ -1,0 +1,121 @@
+"""Force-field energies of an ensemble: one row for each conformer, resumable.
+
+Rows are kept in small files under ``.work/<key>`` beside the output while the stage runs, keyed by settings, code and
+inputs; a stage that was killed scores only what is missing.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+from tqdm import tqdm
+
+from ancdiff.artifacts import read_ensemble, read_table, write_json, write_table
+from ancdiff.config import StageConfig
+from ancdiff.forcefield.energies import FAILURES, Scorer, check_units, first_good_conformer
+from ancdiff.forcefield.template import protonation
+from ancdiff.molecules import Ensemble, check_energy_table
+from ancdiff.provenance import made_by
+from ancdiff.units import thermal_energy_kj_mol
+
+_KEEP_EVERY_SECONDS = 5.0
+
+
+def run(
+    settings: StageConfig, *, topology: Path, conformers: Path, output: Path, max_conformers: int | None, threads: int
+) -> None:
+    """Write the energy table of a trajectory, and a record of what made it beside it (``.json``).
+
+    Of more than ``max_conformers`` evenly spaced ones are taken; column ``conformer`` is the place in the trajectory.
+
+    Raises:
+        InputError: a file is missing or does not fit the other, the units are wrong, a residue is not known.
+    """
+    ensemble = read_ensemble(conformers, topology=topology)
+    check_units(ensemble.molecule, ensemble.positions_nm)
+    chosen = evenly_spaced(len(ensemble), max_conformers)
+    record = made_by("score", settings=settings.as_dict(), seed=None, parents=[topology, conformers])
+    key = hashlib.sha256(json.dumps([record, chosen.tolist()], sort_keys=True).encode()).hexdigest()[:16]
+    work = output.parent / ".work" / f"{output.stem}_{key}"
+    example_nm = first_good_conformer(ensemble.molecule, ensemble.positions_nm)
+    scorer = Scorer(ensemble.molecule, example_nm, settings.forcefield, settings.score, threads=threads)
+    table = check_energy_table(_resumed(scorer, ensemble, chosen, work), where=str(output))
+    record["scored"] = {
+        "platform": scorer.relaxer.platform,
+        "protonation": protonation(scorer.template.molecule),
+        "conformers": len(table),
+        "failures": {str(k): int(v) for k, v in table["status"][table["status"] != "ok"].value_counts().items()},
+    }
+    write_json(output.with_suffix(".json"), record)
+    write_table(output, table)
+    _remove(work)
+
+
+def evenly_spaced(conformers: int, wanted: int | None) -> Int[np.ndarray, " chosen"]:
+    """Indices of ``wanted`` evenly spaced conformers, or of all."""
+    if wanted is None or wanted >= conformers:
+        return np.arange(conformers)
+    return np.arange(wanted) * conformers // wanted
+
+
+def summary(table: pd.DataFrame, temperature_kelvin: float = 300.0) -> str:
+    """A few lines about an energy table for a person to read."""
+    good = table[table["status"] == "ok"]
+    seconds = float(table["wall_seconds"].sum())
+    lines = [f"{len(good)} of {len(table)} conformers scored in {seconds:.1f} s"]
+    for status, count in table["status"][table["status"] != "ok"].value_counts().items():
+        lines.append(f"  {count} failed: {status} ({FAILURES.get(str(status), 'unknown reason')})")
+    if len(good):
+        lines.append(f"{'kJ/mol':12s}{'lowest':>12s}{'median':>12s}{'highest':>12s}")
+        for column in good.columns:
+            if str(column).endswith("_kj_mol"):
+                low, median, high = np.quantile(good[column], [0.0, 0.5, 1.0])
+                lines.append(f"{str(column).removesuffix('_kj_mol'):14s}{low:10.1f}{median:12.1f}{high:12.1f}")
+        spread = float(good["energy_kj_mol"].std(ddof=0)) / thermal_energy_kj_mol(temperature_kelvin)
+        lines.append(f"spread of the energy: {spread:.1f} kT at {temperature_kelvin:g} K; clashes: {good['clashes'].sum()}")
+    return "\n".join(lines)
+
+
+def _resumed(scorer: Scorer, ensemble: Ensemble, chosen: Int[np.ndarray, " chosen"], work: Path) -> pd.DataFrame:
+    """Rows of all chosen conformers, those of an earlier try from its files."""
+    kept = [read_table(path) for path in sorted(work.glob("rows_*.parquet"))]
+    done = {int(c) for part in kept for c in part["conformer"]}
+    missing = np.array([c for c in chosen if int(c) not in done], dtype=np.int64)
+    rows = scorer.rows(missing, ensemble.positions_nm[missing])
+    described = f"score {ensemble.molecule.name}"
+    with tqdm(total=len(chosen), initial=len(done), desc=described, unit="conformer") as bar:
+        for part in _parts(rows, bar):
+            table = pd.DataFrame(part)
+            kept.append(table)
+            if len(done) + sum(len(k) for k in kept) < len(chosen):  # the last part goes into the output at once
+                write_table(work / f"rows_{part[0]['conformer']:09d}.parquet", table)
+    return pd.concat(kept).sort_values("conformer", ignore_index=True)
+
+
+def _parts(rows: Iterator[dict[str, Any]], bar: Any) -> Iterator[list[dict[str, Any]]]:
+    """Rows in lists, one every few seconds."""
+    part: list[dict[str, Any]] = []
+    since = time.monotonic()
+    for row in rows:
+        part.append(row)
+        bar.update()
+        if time.monotonic() - since > _KEEP_EVERY_SECONDS:
+            yield part
+            part, since = [], time.monotonic()
+    if part:
+        yield part
+
+
+def _remove(work: Path) -> None:
+    """Remove a folder of rows, and ``.work`` once it is empty."""
+    shutil.rmtree(work, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        work.parent.rmdir()

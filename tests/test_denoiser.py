@@ -1,0 +1,113 @@
+"""The network: equivariant under rotations and shifts, not under reflections; stores and loads without loss."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ancdiff.config import DenoiserSettings
+from ancdiff.denoiser.graph import MoleculeGraph, molecule_graph
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.denoiser.store import load_denoiser, save_denoiser
+from ancdiff.diffusion.noise import centre
+from ancdiff.errors import InputError
+from ancdiff.testing import alanine_dipeptide, assert_equivariant, mirror_error
+
+SETTINGS = DenoiserSettings(features=32, pair_features=16, layers=2)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_denoiser(dtype: torch.dtype = torch.float64) -> tuple[Denoiser, MoleculeGraph, Tensor]:
+    """An untrained denoiser, its graph, and noisy conformers at several noise levels."""
+    torch.manual_seed(0)
+    ensemble = alanine_dipeptide()
+    denoiser = Denoiser(SETTINGS, sigma_data_nm=0.15).to(dtype).requires_grad_(False)
+    graph = molecule_graph(ensemble.molecule).to(dtype)
+    clean = torch.as_tensor(ensemble.positions_nm, dtype=dtype)
+    noise = torch.randn(6, *clean.shape[1:], generator=seeded(), dtype=dtype)
+    return denoiser, graph, centre(clean + torch.logspace(-3, 0, 6, dtype=dtype)[:, None, None] * noise)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_equivariant_under_rotations_and_shifts(dtype: torch.dtype, tolerance: float) -> None:
+    denoiser, graph, x = make_denoiser(dtype)
+    sigma = torch.logspace(-3, 0, 6, dtype=dtype)
+    # Shifts of about 1 nm cost float32 a rounding of 1e-7 relative to coordinates of 0.1 nm.
+    assert_equivariant(lambda y: denoiser(y, sigma, graph), x, tolerance=tolerance, generator=seeded(1))
+
+
+def test_not_equivariant_under_reflections() -> None:
+    denoiser, graph, x = make_denoiser()
+    assert mirror_error(lambda y: denoiser(y, torch.full((6,), 0.1).double(), graph), x) > 1e-3
+
+
+def test_without_chiral_features_it_cannot_tell_a_mirror_image() -> None:
+    """The checker sees the difference: with torsions, volumes and cross products off, the network is O(3)-equivariant."""
+    denoiser, graph, x = make_denoiser()
+    none = {name: getattr(graph, name)[:0] for name in ("torsions", "torsion_pair", "stereocentres")}
+    blind = MoleculeGraph(**{**graph.__dict__, **none})
+    for layer in denoiser.network.layers:
+        layer.update[-1].weight[-4:] = 0.0  # the gates of the cross products
+        layer.update[-1].bias[-4:] = 0.0
+        layer.update[0].weight[:, -4:] = 0.0  # triple products
+    assert mirror_error(lambda y: denoiser(y, torch.full((6,), 0.1).double(), blind), x) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(lambda y: y * torch.tensor([1.0, 1.0, 1.001]), id="anisotropic"),
+        pytest.param(lambda y: centre(y) + 1e-3, id="a fixed direction"),
+        pytest.param(lambda y: y, id="not centred"),
+        pytest.param(lambda y: centre(y).abs(), id="absolute values"),
+    ],
+)
+def test_the_checker_fails_on_broken_functions(broken) -> None:  # noqa: ANN001
+    x = torch.randn(3, 5, 3, generator=seeded(), dtype=torch.float64)
+    with pytest.raises(AssertionError, match="not SE\\(3\\)-equivariant"):
+        assert_equivariant(broken, x, tolerance=1e-6, generator=seeded(1))
+
+
+def test_the_checker_passes_an_equivariant_function() -> None:
+    x = torch.randn(3, 5, 3, generator=seeded(), dtype=torch.float64)
+    assert_equivariant(lambda y: centre(y) ** 1 * 2.0, x, tolerance=1e-12, generator=seeded(1))
+
+
+def test_at_no_noise_the_input_comes_back() -> None:
+    denoiser, graph, x = make_denoiser()
+    assert (denoiser(x, torch.full((6,), 1e-9).double(), graph) - x).abs().max() < 1e-6
+
+
+def test_output_is_centred() -> None:
+    denoiser, graph, x = make_denoiser()
+    assert denoiser(x + 3.0, torch.full((6,), 0.3).double(), graph).mean(dim=1).abs().max() < 1e-12
+
+
+def test_stored_denoiser_comes_back(tmp_path: Path) -> None:
+    denoiser, graph, x = make_denoiser(torch.float32)
+    path = tmp_path / "model.safetensors"
+    save_denoiser(path, denoiser, {"stage": "test"})
+    loaded, record = load_denoiser(path)
+    sigma = torch.full((6,), 0.2)
+    assert torch.equal(loaded(x, sigma, graph), denoiser(x, sigma, graph))
+    assert record["made_by"] == {"stage": "test"}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "other network"])
+def test_damaged_models_are_named(tmp_path: Path, damage: str) -> None:
+    denoiser, _, _ = make_denoiser(torch.float32)
+    path = tmp_path / "model.safetensors"
+    save_denoiser(path, denoiser, {})
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:500])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        record = path.with_suffix(".json")
+        record.write_text(record.read_text().replace('"layers": 2', '"layers": 3'))
+    with pytest.raises(InputError, match="model|weights"):
+        load_denoiser(path)

@@ -1,0 +1,109 @@
+"""The loop: a killed training goes on and ends with the weights of an unbroken one."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+import ancdiff.training as training
+from ancdiff.config import DenoiserSettings
+from ancdiff.denoiser.graph import molecule_graph
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.diffusion.energy import denoising_loss
+from ancdiff.diffusion.noise import centre
+from ancdiff.errors import StageError
+from ancdiff.testing import alanine_dipeptide
+from ancdiff.training import TrainingPlan, train
+
+PLAN = TrainingPlan(
+    steps=12, learning_rate=1e-3, gradient_clip=1.0, ema_halflife_steps=5.0, checkpoint_every_seconds=0.0, warmup_steps=3
+)
+
+
+def make_denoiser() -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser(DenoiserSettings(features=16, pair_features=8, layers=1), sigma_data_nm=0.15)
+
+
+def loss_of_step(denoiser: Denoiser, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    ensemble = alanine_dipeptide()
+    clean = centre(torch.as_tensor(ensemble.positions_nm)).repeat(4, 1, 1)
+    graph = molecule_graph(ensemble.molecule)
+    loss = denoising_loss(
+        denoiser.on(graph), clean, sigma_data_nm=0.15, median_nm=0.08, log_width=1.4, superpose=True, generator=generator
+    )
+    return loss.mean(), {"extra": 1.0}
+
+
+def run(work: Path, plan: TrainingPlan = PLAN, loss=loss_of_step) -> tuple[Denoiser, pd.DataFrame]:  # noqa: ANN001
+    return train(make_denoiser(), loss, plan, generator=torch.Generator().manual_seed(1), work=work, title="test")
+
+
+def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken, metrics = run(tmp_path / "unbroken")
+
+    calls = 0
+
+    def dies(denoiser: Denoiser, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return loss_of_step(denoiser, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", loss=dies)
+    resumed, resumed_metrics = run(tmp_path / "broken")
+    for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    same = ["step", "loss", "learning_rate", "gradient_norm"]
+    pd.testing.assert_frame_equal(metrics[same], resumed_metrics[same])
+    assert resumed_metrics["step"].tolist() == list(range(1, 13))
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "work", TrainingPlan(**{**PLAN.__dict__, "steps": 6}))
+    checkpoint = tmp_path / "work" / "checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+
+    def half_written(tensors, path, metadata) -> None:  # noqa: ANN001
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_file", half_written)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "work")
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_message(tmp_path: Path) -> None:
+    def infinite(denoiser: Denoiser, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        loss, logged = loss_of_step(denoiser, generator)
+        return loss * math.inf, logged
+
+    with pytest.raises(StageError, match="the loss became inf .* at step 1"):
+        run(tmp_path / "work", loss=infinite)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    with training._locked(tmp_path / "work"), pytest.raises(StageError, match="another process is training here"):
+        run(tmp_path / "work")
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    plan = TrainingPlan(steps=150, learning_rate=5e-3, gradient_clip=1.0, ema_halflife_steps=10.0, checkpoint_every_seconds=1e9)
+    _, metrics = run(tmp_path / "work", plan)
+    assert metrics["loss"].tail(30).mean() < 0.7 * metrics["loss"].head(10).mean()
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    plan = TrainingPlan(steps=100, learning_rate=1.0, gradient_clip=1, ema_halflife_steps=1, checkpoint_every_seconds=1, warmup_steps=10)
+    rates = [plan.learning_rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == pytest.approx(1.0)
+    assert rates[-1] < 0.02
