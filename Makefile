@@ -23,7 +23,8 @@ export MPLCONFIGDIR ?= $(VENV)/cache/matplotlib
 .PHONY: run test lint bench clean lock install
 
 run: $(INSTALLED)
-	snakemake --cores $(CORES) --rerun-incomplete $(if $(CONFIG),--configfile $(CONFIG))
+	python workflow/recover.py $(if $(CONFIG),--configfile $(CONFIG))
+	snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG))
 
 test: $(INSTALLED)
 	python -m pytest $(PYTEST)

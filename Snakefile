@@ -8,7 +8,7 @@ if not workflow.overwrite_configfiles:  # one file is a whole run: what it leave
     configfile: "config.yaml"
 
 
-RUN = open_run(config)
+RUN = open_run(config, workflow.overwrite_configfiles)
 
 
 pathvars:

@@ -137,9 +137,9 @@ def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool
         system=conformers.system,
         graph=conformers.graph,
         positions_nm=centre(torch.as_tensor(np.concatenate(positions))).to(device),
-        log_weight=torch.as_tensor(table["log_weight"].to_numpy(), dtype=torch.float32, device=device),
-        from_md=torch.as_tensor(np.flatnonzero(md), device=device),
-        from_models=torch.as_tensor(np.flatnonzero(~md), device=device),
+        log_weight=torch.tensor(table["log_weight"].to_numpy(), dtype=torch.float32, device=device),
+        from_md=torch.tensor(np.flatnonzero(md), device=device),
+        from_models=torch.tensor(np.flatnonzero(~md), device=device),
     )
 
 

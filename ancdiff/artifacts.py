@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pandas as pd
 from ancdiff.errors import InputError
 from ancdiff.molecules import Ensemble, Molecule, natural_stereocentres
 from ancdiff.units import ANGSTROM_PER_NM
+
+_REMARK = "REMARK   1 WRITTEN BY ANCDIFF"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -84,7 +87,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def read_molecule(topology: Path, *, name: str | None = None) -> Molecule:
     """Read a molecule from a PDB or mmCIF file; its name is that of the folder unless given.
 
-    Bonds come from the file's CONECT records and the standard residues.
+    Bonds come from the file's CONECT records and the standard residues; of a file that `write_topology` wrote, from the
+    CONECT records alone, which are complete (names would bond residues across a chain break).
 
     Raises:
         InputError: the file is missing or unreadable, or has no atoms.
@@ -99,7 +103,9 @@ def read_molecule(topology: Path, *, name: str | None = None) -> Molecule:
             where=str(topology),
             fix="hand in a PDB or mmCIF file with one MODEL of the molecule",
         ) from error
-    return molecule_of(top, name or topology.resolve().parent.name)
+    molecule = molecule_of(top, name or topology.resolve().parent.name)
+    bonds = _written_bonds(topology)
+    return molecule if bonds is None else replace(molecule, bonds=bonds)
 
 
 def molecule_of(top: Any, name: str) -> Molecule:
@@ -124,7 +130,7 @@ def molecule_of(top: Any, name: str) -> Molecule:
 
 def write_topology(path: Path, molecule: Molecule, positions_nm: np.ndarray) -> None:
     """Write a molecule with one set of coordinates as PDB, with CONECT records for all bonds."""
-    lines = ["REMARK   1 WRITTEN BY ANCDIFF"]
+    lines = [_REMARK]
     for i, (name, element) in enumerate(zip(molecule.atom_names, molecule.elements, strict=True)):
         residue = int(molecule.residue_of_atom[i])
         x, y, z = (float(v) * ANGSTROM_PER_NM for v in positions_nm[i])
@@ -142,7 +148,12 @@ def write_ensemble(path: Path, ensemble: Ensemble, made_by: Mapping[str, Any] | 
     """Write ``topology.pdb``, the DCD trajectory ``path`` and its record, in this order of appearance.
 
     The trajectory comes last: where it is, the others are.
+
+    Raises:
+        InputError: the ensemble is empty.
     """
+    if len(ensemble) == 0:
+        raise InputError("there are no conformers to write", where=str(path), fix="look why the stage before made none")
     from mdtraj.formats import DCDTrajectoryFile
 
     def write_dcd(temporary: Path) -> None:
@@ -179,7 +190,35 @@ def read_ensemble(path: Path, *, topology: Path | None = None, name: str | None 
         ) from error
     if trajectory.n_frames == 0:
         raise InputError("this trajectory has no frames", where=str(path), fix="hand in at least one conformer")
+    claimed = dcd_frames(path)
+    if claimed is not None and claimed > trajectory.n_frames:
+        raise InputError(
+            f"this trajectory is cut short: {trajectory.n_frames} of {claimed} frames are there",
+            where=str(path),
+            fix="copy or make it again; to keep what is there, type: mdconvert -o whole.dcd " + path.name,
+        )
     return Ensemble(molecule, np.ascontiguousarray(trajectory.xyz, dtype=np.float32))
+
+
+def dcd_frames(path: Path) -> int | None:
+    """Number of frames that a DCD file's header promises, None for other formats. A cut file holds fewer."""
+    if path.suffix != ".dcd":
+        return None
+    with open(path, "rb") as handle:
+        header = handle.read(12)
+    order = "little" if header[:4] == (84).to_bytes(4, "little") else "big"  # the first record has 84 bytes
+    return int.from_bytes(header[8:12], order)
+
+
+def _written_bonds(path: Path) -> np.ndarray | None:
+    """Bonds of a file that `write_topology` wrote; None for others."""
+    if path.suffix != ".pdb":
+        return None
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if lines[:1] != [_REMARK]:
+        return None
+    pairs = [(int(line[6:11]) - 1, int(line[11:16]) - 1) for line in lines if line.startswith("CONECT")]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def _existing(path: Path) -> Path:

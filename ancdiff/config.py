@@ -220,11 +220,22 @@ class ScoreSettings(Section):
     """Force-field energies of heavy-atom or all-atom conformers."""
 
     relax: Literal["none", "hydrogens", "restrained", "full"] = "hydrogens"
-    polar_hydrogen_starts: Count = Field(3, description="rotor positions tried for each rotatable polar hydrogen")
+    polar_hydrogen_starts: Count = Field(
+        3, description="minima tried for each rotatable polar hydrogen (OH, SH, NH3+); 1: only the nearest"
+    )
     restraint_kj_mol_nm2: Positive = 10_000.0
     tolerance_kj_mol_nm: Positive = Field(1.0, description="RMS force at which relaxation ends; 10 leaves up to 0.7 kT")
     max_iterations: Count = 500
+    hydrogen_entropy: Literal["none", "harmonic"] = Field(
+        "none", description="harmonic: the energy has −TS of the hydrogens, so that it aims at the heavy atoms' marginal"
+    )
     max_md_conformers: Count = Field(1024, description="evenly spaced frames scored of each MD data set")
+
+    @model_validator(mode="after")
+    def _entropy_of_relaxed_hydrogens(self) -> "ScoreSettings":
+        if self.hydrogen_entropy != "none" and self.relax != "hydrogens":
+            raise ValueError("'hydrogen_entropy: harmonic' goes with 'relax: hydrogens'")
+        return self
 
 
 class TemperSettings(Section):
@@ -282,6 +293,8 @@ class ReportSettings(Section):
 
     title: str = "Peptide ensembles, aligned with a force field"
     pictured_conformers: Count = Field(12, description="conformers of each ensemble in pictures and in the 3D view")
+    pictured_systems: Count = Field(12, description="systems with rows, maps and pictures of their own; all are averaged")
+    mapped_residues: Count = Field(8, description="longer chains get one Ramachandran map of all residues together")
 
 
 class Config(Section):
@@ -343,8 +356,9 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> Con
         ConfigError: unknown keys, wrong types or impossible values, one line for each.
     """
     try:
-        # JSON mode: a YAML list becomes a tuple, while a string where a number belongs stays an error.
-        return Config.model_validate_json(json.dumps(raw))
+        # JSON mode: a YAML list becomes a tuple, while a string where a number belongs stays an error. A YAML date
+        # becomes text, to be told about by its key.
+        return Config.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         lines = [_describe(problem) for problem in error.errors()]
         raise ConfigError(
@@ -364,7 +378,9 @@ def load_config(path: Path) -> Config:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
         raise ConfigError("there is no such configuration file", where=str(path)) from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigError(f"this configuration cannot be read: {error.strerror}", where=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"this is not valid YAML: {error}", where=str(path)) from error
     if not isinstance(raw, dict):
         raise ConfigError("a configuration is a mapping of sections", where=str(path))
@@ -376,7 +392,17 @@ def _describe(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggest(problem['loc'])}"
     given = "" if isinstance(problem["input"], dict) else f" (given: {problem['input']!r})"
-    return f"{key}: {problem['msg']}{given}"
+    return f"{key}: {problem['msg']}{given}{_number_as_text(problem)}"
+
+
+def _number_as_text(problem: Any) -> str:
+    """YAML takes 2e-3 (no point, no sign after e) for text."""
+    if problem["type"] not in ("float_type", "int_type") or not isinstance(problem["input"], str):
+        return ""
+    try:
+        return f"; YAML takes this for text: write {float(problem['input']):g}, without quotes"
+    except ValueError:
+        return ""
 
 
 def _suggest(location: tuple[int | str, ...]) -> str:

@@ -42,13 +42,19 @@ class Molecule:
         return None
 
     def torsion(self, residue: int, kind: str) -> tuple[int, int, int, int] | None:
-        """Atoms of a backbone torsion: 'phi' = C(i−1) N CA C, 'psi' = N CA C N(i+1); None where it is not there."""
+        """Atoms of a backbone torsion: 'phi' = C(i-1) N CA C, 'psi' = N CA C N(i+1); None where it is not there.
+
+        At a chain break (residues in order, but no bond between them) it is not there either.
+        """
         named = {
             "phi": ((residue - 1, "C"), (residue, "N"), (residue, "CA"), (residue, "C")),
             "psi": ((residue, "N"), (residue, "CA"), (residue, "C"), (residue + 1, "N")),
         }[kind]
-        atoms = [self.atom_index(r, name) for r, name in named]
-        return None if None in atoms else tuple(a for a in atoms if a is not None)  # type: ignore[return-value]
+        i, j, k, last = (self.atom_index(r, name) for r, name in named)
+        if i is None or j is None or k is None or last is None:
+            return None
+        link = {i, j} if kind == "phi" else {k, last}
+        return (i, j, k, last) if any(link == {int(a), int(b)} for a, b in self.bonds) else None
 
     def ramachandran_residues(self) -> list[int]:
         """Residues that have both φ and ψ."""
@@ -106,7 +112,7 @@ class Ensemble:
 # Columns of an energy table: one row per scored conformer, in the order of the ensemble.
 ENERGY_COLUMNS: dict[str, str] = {
     "conformer": "int64",  # index in the ensemble's trajectory
-    "status": "str",  # 'ok', or a reason from forcefield.score.FAILURES; only 'ok' gets a Boltzmann weight
+    "status": "str",  # 'ok', or a reason from forcefield.energies.FAILURES; only 'ok' gets a Boltzmann weight
     "energy_kj_mol": "float64",  # after relaxation, without the restraint's energy: the target of alignment
     "energy_placed_kj_mol": "float64",  # hydrogens placed, before relaxation
     "bond_kj_mol": "float64",  # parts of energy_kj_mol
@@ -114,6 +120,7 @@ ENERGY_COLUMNS: dict[str, str] = {
     "torsion_kj_mol": "float64",
     "nonbonded_kj_mol": "float64",
     "solvation_kj_mol": "float64",
+    "hydrogen_entropy_kj_mol": "float64",  # −TS of the hydrogens, part of energy_kj_mol; 0 unless asked for
     "displacement_nm": "float64",  # RMS displacement of the input's atoms by the relaxation
     "clashes": "int64",  # pairs ≥ 3 bonds apart nearer than 0.6 × the sum of their van der Waals radii, before it
     "wall_seconds": "float64",

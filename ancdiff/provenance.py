@@ -95,17 +95,27 @@ def made_by(
 ) -> dict[str, Any]:
     """The record that goes with an artifact: stage, settings, seed, code stamp, parents' hashes, versions.
 
-    Parents are named by their last three path parts, so that the record does not depend on where the run lies.
+    Parents are named by their last three path parts, or as many more as tell them apart, so that the record does not
+    depend on where the run lies.
     """
     return {
         "stage": stage,
         "settings": dict(settings),
         "seed": seed,
         "code_stamp": code_stamp(f"{PACKAGE}.{stage}"),
-        "parents": {"/".join(Path(p).parts[-3:]): file_sha256(p) for p in parents},
+        "parents": {name: file_sha256(path) for name, path in _short_names(parents).items()},
         "versions": {"ancdiff": _version("ancdiff"), "python": platform.python_version()}
         | {name: _version(name) for name in _RECORDED_PACKAGES},
     }
+
+
+def _short_names(paths: Iterable[str | Path]) -> dict[str, Path]:
+    distinct = list(dict.fromkeys(Path(path) for path in paths))
+    for length in range(3, max((len(path.parts) for path in distinct), default=3) + 1):
+        named = {"/".join(path.parts[-length:]): path for path in distinct}
+        if len(named) == len(distinct):
+            return named
+    return {str(path): path for path in distinct}
 
 
 def _version(package: str) -> str | None:

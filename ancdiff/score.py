@@ -80,7 +80,8 @@ def summary(table: pd.DataFrame, temperature_kelvin: float = 300.0) -> str:
                 low, median, high = np.quantile(good[column], [0.0, 0.5, 1.0])
                 lines.append(f"{str(column).removesuffix('_kj_mol'):14s}{low:10.1f}{median:12.1f}{high:12.1f}")
         spread = float(good["energy_kj_mol"].std(ddof=0)) / thermal_energy_kj_mol(temperature_kelvin)
-        lines.append(f"spread of the energy: {spread:.1f} kT at {temperature_kelvin:g} K; clashes: {good['clashes'].sum()}")
+        lines.append(f"spread of the energy: {spread:.1f} kT at {temperature_kelvin:g} K")
+        lines.append(f"clashes: {good['clashes'].mean():.2g} per conformer")
     return "\n".join(lines)
 
 
@@ -95,7 +96,7 @@ def _resumed(scorer: Scorer, ensemble: Ensemble, chosen: Int[np.ndarray, " chose
         for part in _parts(rows, bar):
             table = pd.DataFrame(part)
             kept.append(table)
-            if len(done) + sum(len(k) for k in kept) < len(chosen):  # the last part goes into the output at once
+            if sum(len(k) for k in kept) < len(chosen):  # the last part goes into the output at once
                 write_table(work / f"rows_{part[0]['conformer']:09d}.parquet", table)
     return pd.concat(kept).sort_values("conformer", ignore_index=True)
 

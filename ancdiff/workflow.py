@@ -8,14 +8,17 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ancdiff.config import Config, SystemSettings, parse_config
 from ancdiff.corridor import MD_ENSEMBLES, Layout, ancestors, models
 from ancdiff.errors import AncdiffError, ConfigError, InputError
-from ancdiff.provenance import code_stamp
+from ancdiff.provenance import PACKAGE_ROOT, code_stamp
+
+# MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
+BUNDLED_MD = PACKAGE_ROOT.parent / "data" / "peptides"
 
 # The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun.
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -65,6 +68,10 @@ class Corridor:
         sections = json.loads(self.settings("simulate"))
         sections["systems"] = {wildcards.system: sections["systems"][wildcards.system]}
         return json.dumps(sections, sort_keys=True, separators=(",", ":"))
+
+    def simulate_inputs(self, wildcards: Any) -> list[Path]:
+        """Bundled files of an MD data set, where the run copies them."""
+        return bundled_files(wildcards.system, wildcards.md) if self.config.simulate.source == "bundled" else []
 
     def seed(self, wildcards: Any) -> int:
         """Seed of the samples of one model and system: SHA-256 of the run's seed and both names, below 2³¹."""
@@ -158,6 +165,17 @@ class Corridor:
             "weights": [folder / "weights.parquet" for folder in folders[1:]],
         }
 
+    def page_files(self) -> list[Path]:
+        """Template, styles and scripts of the report: code that no code stamp sees."""
+        folder = Path(os.path.relpath(PACKAGE_ROOT / "report"))
+        return sorted(path for path in folder.iterdir() if path.suffix in (".j2", ".css", ".js"))
+
+
+def bundled_files(system: str, md: str) -> list[Path]:
+    """Files of an MD data set that the repository keeps, as seen from the working folder."""
+    folder = Path(os.path.relpath(BUNDLED_MD / system))
+    return [folder / "topology.pdb"] + [folder / f"{md}.{suffix}" for suffix in ("dcd", "json", "parquet")]
+
 
 def own_files(system: SystemSettings) -> list[Path]:
     """Files of a system that the user hands in."""
@@ -165,8 +183,8 @@ def own_files(system: SystemSettings) -> list[Path]:
     return [Path(path) for path in (*topology, *system.training, *system.reference)]
 
 
-def open_run(raw: Mapping[str, Any]) -> Corridor:
-    """Check a run's configuration before its first job, for the Snakefile.
+def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
+    """Check a run's configuration before its first job, for the Snakefile; ``files`` are where it comes from.
 
     Rules start ``python``; the one beside the running interpreter comes first on PATH, so that an environment need not be
     activated. (A conda environment that a rule activates comes before it again.)
@@ -176,7 +194,7 @@ def open_run(raw: Mapping[str, Any]) -> Corridor:
     """
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     try:
-        config = parse_config(raw)
+        config = parse_config(raw, where=", ".join(os.path.relpath(path) for path in files) or "config.yaml")
         check_systems(config)
     except AncdiffError as error:
         print(f"ancdiff: {error}", file=sys.stderr)
@@ -185,10 +203,10 @@ def open_run(raw: Mapping[str, Any]) -> Corridor:
 
 
 def check_systems(config: Config) -> None:
-    """See that there is a system and that every file of the user's own is there.
+    """See that there is a system to train on, and that every file that the run starts from is there.
 
     Raises:
-        ConfigError: there is no system.
+        ConfigError: there is no system, or none to train on.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -197,7 +215,13 @@ def check_systems(config: Config) -> None:
             where="systems",
             fix="name at least one, e.g. systems: {ala: {sequence: ACE-ALA-NME}}",
         )
+    if all(system.split == "test" for system in config.systems.values()):
+        raise ConfigError(
+            "there is no system to train on", where="systems", fix="leave at least one with split: train (the default)"
+        )
     for name, system in config.systems.items():
+        if system.sequence is not None and config.simulate.source == "bundled":
+            _check_bundled(name)
         missing = [str(path) for path in own_files(system) if not path.is_file()]
         if missing:
             raise InputError(
@@ -205,3 +229,13 @@ def check_systems(config: Config) -> None:
                 where=f"systems.{name}",
                 fix="check the path (relative to the folder in which snakemake runs)",
             )
+
+
+def _check_bundled(system: str) -> None:
+    missing = [str(path) for md in MD_ENSEMBLES for path in bundled_files(system, md) if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"there is no bundled MD of this system: {', '.join(missing)}",
+            where=f"systems.{system}",
+            fix="set  simulate: {source: run}  to make it (minutes to hours of one core)",
+        )

@@ -12,7 +12,8 @@ from ancdiff.basins import dihedrals
 from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.errors import InputError
 from ancdiff.forcefield.build import Peptide, build_peptide, set_torsion, start_structure
-from ancdiff.forcefield.energies import FAILURES, Scorer, check_units, clash_pairs
+from ancdiff.forcefield.energies import FAILURES, Scorer, check_units, nearest_allowed_nm
+from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol, hydrogen_hessian
 from ancdiff.forcefield.lbfgs import minimise_lbfgs
 from ancdiff.forcefield.metric import HydrogenMetric
 from ancdiff.forcefield.relax import Relaxer
@@ -20,6 +21,7 @@ from ancdiff.forcefield.system import PROTEIN_FILES, SOLVENT_FILES, create_syste
 from ancdiff.forcefield.template import check_residues, make_template, protonation
 from ancdiff.forcefield.topology import select_atoms
 from ancdiff.molecules import ENERGY_COLUMNS, Molecule
+from ancdiff.units import thermal_energy_kj_mol
 
 FORCEFIELD = ForcefieldSettings(platform="Reference")
 PARTS = ("bond", "angle", "torsion", "nonbonded", "solvation")
@@ -60,9 +62,7 @@ def plain_forcefield(*files: str) -> Any:
 def plain_energy_kj_mol(topology: Any, positions_nm: np.ndarray, files: list[str]) -> float:
     """The energy by nothing but OpenMM's own application layer."""
     system = plain_forcefield(*files).createSystem(topology, nonbondedMethod=app.NoCutoff)
-    context = openmm.Context(
-        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
-    )
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
     context.setPositions(positions_nm)
     return context.getState(energy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
 
@@ -79,7 +79,9 @@ def plain_energy_kj_mol(topology: Any, positions_nm: np.ndarray, files: list[str
         pytest.param("charmm36", "gbn2", marks=pytest.mark.slow),
     ],
 )
-def test_the_energy_is_that_of_a_plain_script_and_its_parts_sum_to_it(serine: Peptide, protein: str, solvent: str) -> None:
+def test_the_energy_is_that_of_a_plain_script_and_the_sum_of_its_parts(
+    serine: Peptide, protein: str, solvent: str
+) -> None:
     settings = ForcefieldSettings(protein=protein, solvent=solvent, platform="Reference")  # type: ignore[arg-type]
     scorer = scorer_of(serine, forcefield=settings, relax="none")
     conformers = shaken(serine, 2)
@@ -102,9 +104,7 @@ def test_native_obc2_has_the_energies_and_forces_of_the_xml(serine: Peptide) -> 
     results = []
     for native in (True, False):
         system = create_system(serine.topology, FORCEFIELD, native_solvent=native)
-        context = openmm.Context(
-            system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
-        )
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
         context.setPositions(serine.positions_nm)
         state = context.getState(energy=True, forces=True)
         results.append((state.getPotentialEnergy()._value, np.array(state.getForces(asNumpy=True)._value)))
@@ -243,9 +243,9 @@ def test_a_conformer_that_does_not_converge_says_so(serine: Peptide) -> None:
 def test_angstrom_given_as_nm_is_named(serine: Peptide) -> None:
     conformers = shaken(serine, 2)
     check_units(heavy(serine), conformers)
-    with pytest.raises(InputError, match="wrong units.*Å where nm belongs"):
+    with pytest.raises(InputError, match=r"wrong units.*Å where nm belongs"):
         check_units(heavy(serine), conformers * 10)
-    with pytest.raises(InputError, match="wrong units.*too small"):
+    with pytest.raises(InputError, match=r"wrong units.*too small"):
         check_units(heavy(serine), conformers / 10)
 
 
@@ -258,9 +258,9 @@ def test_clashes_are_pairs_three_bonds_apart_nearer_than_their_radii_allow() -> 
         residue_of_atom=np.zeros(5, dtype=np.int64),
         bonds=np.array([[0, 1], [1, 2], [2, 3], [3, 4]]),
     )
-    pairs, nearest_nm = clash_pairs(chain)
-    assert pairs.tolist() == [[0, 3], [0, 4], [1, 4]]
-    assert nearest_nm == pytest.approx([0.6 * 0.34, 0.6 * 0.322, 0.6 * 0.322])
+    nearest_nm = nearest_allowed_nm(chain)
+    assert np.argwhere(np.triu(nearest_nm)).tolist() == [[0, 3], [0, 4], [1, 4]]
+    assert nearest_nm[[0, 0, 1], [3, 4, 4]] == pytest.approx([0.6 * 0.34, 0.6 * 0.322, 0.6 * 0.322])
 
 
 def test_residues_that_are_not_known_or_not_whole_are_named(serine: Peptide) -> None:
@@ -362,3 +362,46 @@ def test_the_metric_is_the_inverse_of_the_bonded_hessian_of_a_lone_hydrogen(seri
     answer = metric.at(positions_nm)(probe.ravel()).reshape(-1, 3)
     assert answer[place] == pytest.approx(np.linalg.solve(hessian, force), rel=1e-3)
     assert np.count_nonzero(np.abs(answer).sum(axis=1)) == 1
+
+
+def test_the_hydrogen_entropy_of_springs_is_known_and_a_free_turn_is_bounded() -> None:
+    kt = thermal_energy_kj_mol(300.0)
+    stiffness = np.array([[3e5, 2e4, 5e3], [4e4, 1e5, 0.0]])  # kJ/mol/nm², the last one free
+    rest = np.zeros((3, 3))
+
+    def forces(positions_nm: np.ndarray) -> np.ndarray:
+        pull = np.zeros((3, 3))
+        pull[[0, 2]] = -stiffness * positions_nm[[0, 2]]
+        return pull
+
+    bounded = np.maximum(stiffness, kt / 0.1**2)
+    expected = 0.5 * kt * np.log(1e-4 * bounded / kt).sum()
+    assert hydrogen_entropy_kj_mol(forces, rest, np.array([0, 2]), 300.0) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_entropy_is_part_of_the_energy_and_comes_from_its_second_derivatives(serine: Peptide) -> None:
+    conformers = shaken(serine, 2)
+    without, with_it = (rows_of(scorer_of(serine, hydrogen_entropy=kind), conformers) for kind in ("none", "harmonic"))
+    scorer = scorer_of(serine)
+    for plain, full, positions_nm in zip(without, with_it, scorer.template.place(conformers), strict=True):
+        assert plain["hydrogen_entropy_kj_mol"] == 0
+        assert full["energy_kj_mol"] == pytest.approx(plain["energy_kj_mol"] + full["hydrogen_entropy_kj_mol"])
+        # Two of the Hessian's elements by second differences of the energy alone.
+        relaxed_nm = scorer.relaxer.relax(positions_nm).positions_nm
+        hydrogens = scorer.template.placer.hydrogens
+        hessian = hydrogen_hessian(scorer.relaxer.forces_kj_mol_nm, relaxed_nm, hydrogens)
+        for i, j in ((0, 0), (3, 5)):
+            energies = []
+            for a, b in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+                moved = relaxed_nm.copy()
+                moved[hydrogens[i // 3], i % 3] += a * 1e-4
+                moved[hydrogens[j // 3], j % 3] += b * 1e-4
+                energies.append(scorer.relaxer.energy_kj_mol(moved))
+            second = (energies[0] - energies[1] - energies[2] + energies[3]) / 4e-8
+            assert hessian[i, j] == pytest.approx(second, rel=1e-3, abs=5.0)
+    assert with_it[0]["hydrogen_entropy_kj_mol"] != pytest.approx(with_it[1]["hydrogen_entropy_kj_mol"], abs=0.01)
+
+
+def test_the_entropy_goes_with_relaxed_hydrogens_only() -> None:
+    with pytest.raises(ValueError, match="goes with 'relax: hydrogens'"):
+        ScoreSettings(relax="full", hydrogen_entropy="harmonic")

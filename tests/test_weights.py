@@ -127,7 +127,9 @@ def test_pool_of_two_ensembles() -> None:
     np.testing.assert_allclose(pool["log_weight"].to_numpy()[[0, 1, 2, 4]], expected, rtol=1e-12)
     assert pool["log_weight"][3] == -np.inf and np.isnan(pool["energy_kj_mol"][3])
     np.testing.assert_allclose(pool["ess"], effective_sample_size(expected))
-    hot = pooled_weights("ala", tables, temperature_kelvin=300.0, temper_settings=TemperSettings(target_ess_fraction=0.9))
+    hot = pooled_weights(
+        "ala", tables, temperature_kelvin=300.0, temper_settings=TemperSettings(target_ess_fraction=0.9)
+    )
     assert hot["temperature_kelvin"][0] > 300.0
     assert hot["ess"][0] == pytest.approx(0.9 * 4)
 

@@ -26,6 +26,13 @@ from ancdiff.provenance import made_by
 
 SPLIT_COLUMNS = ("system", "md", "frame", "replica", "half", "split")
 
+_FIX = "mend the files, or take the system out of the 'systems' section; dataset/checks.json lists every frame"
+_FIXES = {
+    "units": "convert the trajectory to the unit of its format (GRO, XTC, TRR: nm; PDB, DCD, NetCDF: Å)",
+    "bond": "check that topology and trajectory are of the same molecule, atoms in the same order",
+    "chirality": "D-amino acids are not supported: take the system out of the 'systems' section, or mend its structure",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class _Checked:
@@ -94,7 +101,7 @@ def _without_good_frames(found: list[_Checked]) -> list[AncdiffError]:
         StageError(
             f"system {one.system} has no good frame in its {one.md} MD ({_tally(one)}); the first: {one.reasons[0]}",
             where=", ".join(str(path) for path in one.source.files),
-            fix="mend the files, or take the system out of the 'systems' section; dataset/checks.json lists every frame",
+            fix=_FIXES.get(one.reasons[0].split(":")[0], _FIX) if one.reasons[0] else _FIX,
         )
         for one in found
         if len(one.good) == 0
@@ -157,7 +164,9 @@ def _checks_record(settings: StageConfig, checked: list[_Checked]) -> dict[str, 
     ]
     systems: dict[str, dict[str, Any]] = {}
     for one in checked:
-        systems.setdefault(one.system, {"atoms": one.source.molecule.n_atoms, "notes": list(one.source.notes)})[one.md] = {
+        systems.setdefault(one.system, {"atoms": one.source.molecule.n_atoms, "notes": list(one.source.notes)})[
+            one.md
+        ] = {
             "frames": len(one.source),
             "kept": len(one.good),
             "left_out": dict(_reason_counts(one)),

@@ -5,10 +5,8 @@ ILE CD). Ensembles keep the names of the PDB's chemical component dictionary, an
 scoring, which decides it once per system.
 """
 
-AMINO_ACIDS = (
-    "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE",
-    "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL",
-)  # fmt: skip
+from ancdiff.config import AMINO_ACIDS
+
 CAPS = ("ACE", "NME", "NH2")
 
 RESIDUE_ALIASES: dict[str, str] = {
@@ -39,6 +37,7 @@ def canonical_residue_name(name: str) -> str:
         if inner in AMINO_ACIDS:
             return inner
     return plain
+
 
 _BACKBONE = "N-CA CA-C C-O"
 _SIDE_CHAINS = {

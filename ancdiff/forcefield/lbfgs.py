@@ -36,9 +36,9 @@ def minimise_lbfgs(
     max_iterations: int,
     max_step: float,
 ) -> Minimum:
-    """Minimise a smooth function; ``function`` gives value and gradient, ``precondition`` applies the inverse metric H₀.
+    """Minimise a smooth function; ``function`` gives value and gradient, ``precondition`` applies the inverse metric.
 
-    Ends where the RMS of the gradient's components is ≤ ``tolerance``; no component moves more than ``max_step`` a step.
+    Ends where the RMS of the gradient's components is ≤ ``tolerance``; a component moves ``max_step`` a step at most.
 
     The metric is taken as it is, not rescaled by the last step: it is meant to be good, and then that costs iterations.
 

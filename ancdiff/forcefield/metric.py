@@ -77,7 +77,7 @@ def _bonded_blocks(
     """
     import openmm
 
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform_by_name("Reference"))
+    context: Any = openmm.Context(system, openmm.VerletIntegrator(0.001), platform_by_name("Reference"))
     positions_nm = template.positions_nm
     _, axes = local_frames(positions_nm[None], *frame)
     axes = axes[0]

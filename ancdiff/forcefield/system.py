@@ -91,7 +91,7 @@ def create_system(
 
 
 def with_merged_caps(topology: Any) -> Any:
-    """The topology with ACE and NME as parts of the residues that they cap, as CHARMM's patches want; same atom order."""
+    """The topology with ACE and NME as parts of the residues that they cap, as CHARMM has them; same atom order."""
     from openmm import app
 
     merged = app.Topology()
@@ -127,7 +127,6 @@ def _make_obc2_native(system: Any) -> None:
     The XML's particles carry (charge, radius − 0.009 nm, scale × (radius − 0.009 nm)).
     """
     import openmm
-    from openmm import unit
 
     index = next(i for i, force in enumerate(system.getForces()) if isinstance(force, openmm.CustomGBForce))
     custom = system.getForce(index)
@@ -137,6 +136,6 @@ def _make_obc2_native(system: Any) -> None:
     native.setNonbondedMethod(openmm.GBSAOBCForce.NoCutoff)
     for i in range(custom.getNumParticles()):
         charge, offset_radius, scaled_radius = custom.getParticleParameters(i)
-        native.addParticle(charge, (offset_radius + _OBC_OFFSET_NM) * unit.nanometer, scaled_radius / offset_radius)
+        native.addParticle(charge, offset_radius + _OBC_OFFSET_NM, scaled_radius / offset_radius)
     system.removeForce(index)
     system.addForce(native)

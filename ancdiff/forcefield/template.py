@@ -98,7 +98,8 @@ def _relax_hydrogens(
     integrator.setIntegrationForceGroups(set(GROUPS.values()) - {GROUPS["solvation"]})
     context = openmm.Context(held, integrator, platform_by_name("Reference"))
     context.setPositions(positions_nm)
-    openmm.LocalEnergyMinimizer.minimize(context, _TOLERANCE_KJ_MOL_NM)
+    minimiser: Any = openmm.LocalEnergyMinimizer
+    minimiser.minimize(context, _TOLERANCE_KJ_MOL_NM)
     return np.array(context.getState(positions=True).getPositions(asNumpy=True)._value, dtype=np.float64)
 
 

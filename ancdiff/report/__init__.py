@@ -25,9 +25,12 @@ def run(settings: StageConfig, *, results: Path) -> None:
     sections = draw(opened)
     for picture in (p for section in sections for p in section.figures):
         _write_png(results / "report" / "figures" / f"{picture.name}.png", picture.png)
-    version = record["versions"]["ancdiff"] or "(not installed)"
+    version = record["versions"]["ancdiff"] or ""
     write_text(results / "report.html", render(opened, sections, record=record, version=version))
 
 
 def _write_png(path: Path, png: bytes) -> None:
-    write_atomically(path, lambda temporary: temporary.write_bytes(png) and None)
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(png)
+
+    write_atomically(path, write)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class Run:
         return list(self.settings.systems)
 
     @property
+    def pictured_systems(self) -> list[str]:
+        """The systems with rows, maps and pictures of their own."""
+        return self.systems[: self.settings.report.pictured_systems]
+
+    @property
     def objectives(self) -> list[str]:
         return list(self.settings.align.objectives)
 
@@ -85,6 +90,11 @@ class Run:
         values = table.loc[table["status"] == "ok", "energy_kj_mol"].to_numpy(dtype=np.float64)
         return values[np.isfinite(values)] / self.thermal_energy_kj_mol
 
+    def average(self, ensemble: str, column: str) -> float:
+        """A number of the summary, averaged over systems; NaN where there is none."""
+        column_of = self.summary[column]
+        return float(column_of.to_numpy()[column_of.index == ensemble][0]) if ensemble in column_of.index else np.nan
+
     def select(self, metric: str, **where: str) -> pd.DataFrame:
         """Rows of a metric, by other columns; residue and basin are empty unless given."""
         wanted = {"residue": "", "basin": ""} | where
@@ -95,7 +105,7 @@ class Run:
         return self.metrics[chosen]
 
 
-@cache
+@lru_cache(maxsize=64)
 def _ensemble(path: Path, system: str) -> Ensemble | None:
     if not path.is_file():
         return None
@@ -128,7 +138,7 @@ def training_curve(run: Run, model: str) -> pd.DataFrame | None:
 
 
 def pool_weights(run: Run) -> pd.DataFrame:
-    """Effective sample size and number of conformers of each aligned model's pools: model, objective, round, system …"""
+    """One row per aligned model and system: effective sample size, conformers and temperature of its pool."""
     rows = []
     for model in run.models[1:]:
         path = run.layout.model(model).parent / "weights.parquet"
@@ -158,8 +168,8 @@ def stage_times(run: Run) -> pd.DataFrame:
     for path in sorted(folder.rglob("*.tsv")):
         table = pd.read_csv(path, sep="\t", na_values=["NA", "-"])
         parts = path.relative_to(folder).with_suffix("").parts
-        seconds = pd.to_numeric(table.get("s"), errors="coerce").sum()
-        memory = pd.to_numeric(table.get("max_rss"), errors="coerce").max()
+        table = table.reindex(columns=["s", "max_rss"]).apply(pd.to_numeric, errors="coerce")
+        seconds, memory = table["s"].sum(), table["max_rss"].max()
         rows.append({"stage": parts[0], "jobs": 1, "seconds": float(seconds), "peak_mib": float(memory)})
     table = pd.DataFrame(rows, columns=["stage", "jobs", "seconds", "peak_mib"])
     return table.groupby("stage", sort=False).agg({"jobs": "sum", "seconds": "sum", "peak_mib": "max"}).reset_index()

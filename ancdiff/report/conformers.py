@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ancdiff.molecules import Molecule
 from ancdiff.report.collect import Run, available, evenly, words
+from ancdiff.report.figures import PAGE_INCHES
 from ancdiff.report.style import ELEMENT_COLOURS, OTHER_ELEMENT
 
 _ANCHOR_RESIDUES = 6
@@ -69,8 +70,8 @@ def stick_drawing(run: Run, system: str) -> Figure | None:
         return None
     everything = np.concatenate([p.reshape(-1, 3) for p in laid.values()])
     low, high = np.quantile(everything[:, :2], [0.005, 0.995], axis=0)
-    low, high = low - 0.06, high + 0.06
-    width = 1.9
+    low, high = low - np.array([0.06, 0.16]), high + 0.06  # room for the scale below
+    width = PAGE_INCHES / max(len(laid), 4)
     height = width * (high[1] - low[1]) / (high[0] - low[0])
     figure = Figure(figsize=(width * len(laid), height + 0.35), layout="constrained")
     axes = figure.subplots(1, len(laid), squeeze=False)[0]
@@ -99,7 +100,7 @@ def _sticks(panel: Axes, molecule: Molecule, positions: np.ndarray) -> None:
     span = max(np.ptp(depth), 1e-9)
     alpha = 0.25 + 0.55 * (depth - depth.min()) / span
     lines = LineCollection(
-        list(segments[order, :, :2]), colors=paint[order].tolist(), alpha=alpha[order].tolist(), linewidths=1.3,
+        list(segments[order, :, :2]), colors=paint[order].tolist(), alpha=alpha[order].tolist(), linewidths=1.5,
         capstyle="round",
     )  # fmt: skip
     panel.add_collection(lines)
@@ -108,7 +109,7 @@ def _sticks(panel: Axes, molecule: Molecule, positions: np.ndarray) -> None:
 def view_data(run: Run) -> list[dict[str, Any]]:
     """What the view that turns needs, as JSON: per system its bonds, colours, and conformers in whole picometres."""
     content = []
-    for system in run.systems:
+    for system in run.pictured_systems:
         laid = pictured(run, system)
         ensemble = run.ensemble(next(iter(laid)), system) if laid else None
         if ensemble is None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ancdiff.corridor import PRETRAINED, aligned_model
 from ancdiff.report.collect import Run, pool_weights, words
@@ -13,14 +14,12 @@ _FEW_EFFECTIVE = 10.0
 def tiles(run: Run) -> list[dict[str, str]]:
     """The few numbers at the top."""
     out = []
-    before = _summary(run, PRETRAINED, "free_energy_error_kt")
+    before = run.average(PRETRAINED, "free_energy_error_kt")
     for objective in run.objectives:
-        after = _summary(run, aligned_model(objective, run.rounds), "free_energy_error_kt")
+        after = run.average(aligned_model(objective, run.rounds), "free_energy_error_kt")
         if np.isfinite(before) and np.isfinite(after):
-            name = words(aligned_model(objective, run.rounds)).replace(", ", " after ").replace("round", "round")
-            out.append(
-                {"value": f"{before:.2f} → {after:.2f} kT", "words": f"basin free-energy error, pretrained → {name}"}
-            )
+            name = words(aligned_model(objective, run.rounds))
+            out.append({"value": f"{before:.2f} → {after:.2f} kT", "words": f"free-energy error, pretrained → {name}"})
     ratio = _ratio_to_floor(run)
     if np.isfinite(ratio):
         out.append(
@@ -38,11 +37,13 @@ def tiles(run: Run) -> list[dict[str, str]]:
 def findings(run: Run) -> list[str]:
     """Sentences on populations, fidelity and geometry."""
     out = []
-    training = _summary(run, "training", "free_energy_error_kt")
-    before = _summary(run, PRETRAINED, "free_energy_error_kt")
-    floor = _summary(run, PRETRAINED, "free_energy_error_kt_floor")
+    training = run.average("training", "free_energy_error_kt")
+    before = run.average(PRETRAINED, "free_energy_error_kt")
+    floor = run.average(PRETRAINED, "free_energy_error_kt_floor")
     if np.isfinite(before):
-        text = f"The training MD has its basin populations wrong by {training:.2f} kT on average, and the pretrained model, "
+        text = (
+            f"The training MD has its basin populations wrong by {training:.2f} kT on average, the pretrained model, "
+        )
         text += f"which learned them, by {before:.2f} kT"
         text += f"; the reference knows them to {floor:.2f} kT itself (floor)." if np.isfinite(floor) else "."
         out.append(text)
@@ -51,14 +52,14 @@ def findings(run: Run) -> list[str]:
     if np.isfinite(ratio):
         out.append(
             "The pretrained model's Ramachandran maps differ from its own training MD "
-            f"{ratio:.1f} times as much as one half of that MD differs from the other, at the same number of conformers."
+            f"{ratio:.1f} times as much as its one half differs from the other, at the same number of conformers."
         )
     return out
 
 
 def _alignment(run: Run, objective: str, before: float) -> str:
     model = aligned_model(objective, run.rounds)
-    after, low, high = (_summary(run, model, f"free_energy_error_kt{end}") for end in ("", "_low", "_high"))
+    after, low, high = (run.average(model, f"free_energy_error_kt{end}") for end in ("", "_low", "_high"))
     if not np.isfinite(after):
         return ""
     between = f" (95 % interval {low:.2f} to {high:.2f})" if np.isfinite(low) else ""
@@ -74,26 +75,28 @@ def cautions(run: Run) -> list[str]:
     """What went wrong or is weak in this run; empty where nothing is."""
     out = []
     lost = run.metrics[(run.metrics["metric"] == "conformers_finite") & (run.metrics["value"] < 1)]
-    for row in lost.itertuples():
-        out.append(f"{_percent(1 - row.value)} of the conformers of {words(row.ensemble)}, {row.system}, have coordinates "  # type: ignore[arg-type]
-                   "that are not numbers; they are left out of every other metric.")  # fmt: skip
+    for row in _rows(lost):
+        whose = f"{_percent(1 - row.value)} of the conformers of {words(row.ensemble)}, {row.system},"
+        out.append(f"{whose} have coordinates that are not numbers; they are left out of every other metric.")
     failed = run.metrics[(run.metrics["metric"] == "energy_failed") & (run.metrics["value"] > 0.01)]
-    for row in failed.itertuples():
-        out.append(f"{_percent(row.value)} of the conformers of {words(row.ensemble)}, {row.system}, got no energy "  # type: ignore[arg-type]
-                   f"(reasons: score/{row.ensemble}/{row.system}.parquet).")  # fmt: skip
+    for row in _rows(failed):
+        whose = f"{_percent(row.value)} of the conformers of {words(row.ensemble)}, {row.system},"
+        out.append(f"{whose} got no energy (reasons: score/{row.ensemble}/{row.system}.parquet).")
     if run.select("free_energy_error_kt", against="reference").empty:
-        out.append("There is no reference MD: models are compared with their training MD only, and whether alignment "
-                   "made the populations better cannot be told.")  # fmt: skip
+        out.append(
+            "There is no reference MD: models are compared with their training MD only, and whether alignment made the "
+            "populations better cannot be told."
+        )
     pools = pool_weights(run)
     pools = pools[pools["objective"] != "none"]
     if len(pools) and (pools["ess"] < _FEW_EFFECTIVE).any():
-        few = pools.loc[pools["ess"].idxmin()]
+        few = _rows(pools.sort_values("ess"))[0]
         out.append(
-            f"The weights of some pools rest on few conformers: {few['ess']:.1f} effective of {few['conformers']:,} for "
-            f"{few['system']} in round {few['round']}. More samples or a target effective sample size (align.temper) help."
+            f"The weights of some pools rest on few conformers: {few.ess:.1f} effective of {few.conformers:,} of "
+            f"{few.system} in round {few.round}. More samples, or a target effective sample size (align.temper), help."
         )
     hot = pools[pools["temperature_kelvin"] > _temperature(run) + 0.5]
-    for row in hot.itertuples():
+    for row in _rows(hot):
         out.append(f"The weights of {row.system} in round {row.round} were tempered to {row.temperature_kelvin:.0f} K.")
     return out
 
@@ -104,8 +107,8 @@ def story(run: Run) -> str:
     objectives = " and ".join(words(aligned_model(o, 1)).split(",")[0] for o in run.objectives)
     rounds = f"{run.rounds} round{'s' if run.rounds > 1 else ''}"
     return (
-        "One equivariant diffusion model was pretrained on the training MD of all training systems and sampled; its samples "
-        f"were relaxed and scored with {forcefield['protein']} in {forcefield['solvent']} at "
+        "One equivariant diffusion model was pretrained on the training MD of all training systems and sampled; its "
+        f"samples were relaxed and scored with {forcefield['protein']} in {forcefield['solvent']} at "
         f"{forcefield['temperature_kelvin']:g} K, and the model was aligned with these energies in {rounds} "
         f"(objectives: {objectives}). Every model is compared with reference MD, which no model has seen."
     )
@@ -116,8 +119,8 @@ def citations(run: Run) -> list[str]:
     forcefield = run.evaluated_with["forcefield"]
     out = [
         "ancdiff (this software; see CITATION.cff in its repository for the current entry).",
-        "Energy-based alignment: J. Lu et al., Aligning Protein Conformation Ensemble Generation with Physical Feedback, "
-        "ICML 2025, arXiv:2505.24203.",
+        "Energy-based alignment: J. Lu et al., Aligning Protein Conformation Ensemble Generation with Physical "
+        "Feedback, ICML 2025, arXiv:2505.24203.",
         "Diffusion design (noise, preconditioning, sampler): T. Karras et al., Elucidating the Design Space of "
         "Diffusion-Based Generative Models, NeurIPS 2022, arXiv:2206.00364.",
         "Energies and dynamics: P. Eastman et al., OpenMM 8, J. Phys. Chem. B 128, 109 (2024).",
@@ -137,10 +140,6 @@ def _temperature(run: Run) -> float:
     return run.evaluated_with["forcefield"]["temperature_kelvin"]
 
 
-def _summary(run: Run, ensemble: str, column: str) -> float:
-    return float(run.summary[column].get(ensemble, np.nan))
-
-
 def _ratio_to_floor(run: Run) -> float:
     """Mean over training systems of the pretrained model's divergence from its training MD over the floor."""
     rows = run.select("ramachandran_jsd", ensemble=PRETRAINED, against="training")
@@ -156,6 +155,10 @@ def _worst(run: Run, column: str, pick: Any) -> tuple[str, float] | None:
         return None
     worst = float(pick(values))
     return str(values.index[int(np.argmax(values.to_numpy() == worst))]), worst
+
+
+def _rows(table: pd.DataFrame) -> list[Any]:
+    return list(table.itertuples())
 
 
 def _percent(share: Any) -> str:

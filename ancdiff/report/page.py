@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,17 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ancdiff.report import conformers, figures, findings, tables
+from ancdiff.report.captions import CAPTIONS
 from ancdiff.report.collect import Run, records, stage_times
 from ancdiff.report.style import ELEMENT_COLOURS, house_style
 
 _FOLDER = Path(__file__).parent
 _SCREEN_DPI, _FILE_DPI = 150, 220
+_WIDE_INCHES = 5.5
+_MAP_WORDS = (
+    "Each panel is −ln of the density of (φ, ψ), in kT from its deepest point. Dashed lines are the borders of the "
+    "basins that are counted. A model has fewer conformers than the MD, so that its rare regions are ragged or empty."
+)
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,31 @@ class Section:
     figures: list[Picture]
 
 
-def picture(name: str, figure: Figure | None, *, title: str, caption: str, alt: str) -> list[Picture]:
-    """A figure drawn; none where there is nothing to show."""
+def picture(name: str, figure: Figure | None, **words: str) -> list[Picture]:
+    """A figure drawn, with its caption; none where there is nothing to show.
+
+    The name is that of its caption, with ``words["system"]`` appended in file names.
+    """
     if figure is None:
         return []
-    figure.draw_without_rendering()  # lays the panels out, once for both files
-    figure.set_layout_engine("none")
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()  # lays the panels out, once for both files
+        figure.set_layout_engine("none")
     svg, png = io.BytesIO(), io.BytesIO()
     figure.savefig(svg, format="svg", dpi=_SCREEN_DPI, metadata={"Date": None})
     figure.savefig(png, format="png", dpi=_FILE_DPI)
-    source = "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode("ascii")
-    return [Picture(name, title, caption, alt, source, png.getvalue(), wide=figure.get_figwidth() > 5.5)]
+    caption = CAPTIONS[name]
+    return [
+        Picture(
+            name="_".join([name, *filter(None, [words.get("system")])]),
+            title=caption.title.format(**words),
+            caption=caption.see.format(**words),
+            alt=caption.alt.format(**words),
+            source="data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode("ascii"),
+            png=png.getvalue(),
+            wide=figure.get_figwidth() > _WIDE_INCHES,
+        )
+    ]
 
 
 def draw(run: Run) -> list[Section]:
@@ -64,92 +84,28 @@ def draw(run: Run) -> list[Section]:
 
 
 def _sections(run: Run) -> Iterator[Section]:
-    yield Section("free-energies", "Do the populations come right?", "", _free_energies(run))
-    yield Section(
-        "maps", "Ramachandran maps",
-        "Each panel is −ln of the density of (φ, ψ), in kT from its deepest point. Dashed lines are the borders of the basins "
-        "that are counted. A model has fewer conformers than the MD, so that its rare regions are ragged or empty.", _maps(run),
-    )  # fmt: skip
-    yield Section("energies", "Energies", "", _energies(run))
-    yield Section(
-        "conformers", "Conformers",
-        f"{run.settings.report.pictured_conformers} conformers of each ensemble, evenly spaced, laid upon one backbone.",
-        _conformers(run),
-    )  # fmt: skip
-    yield Section("training", "Training and alignment", "", _training(run))
+    populations = picture("free_energy_per_round", figures.free_energy_per_round(run))
+    populations += picture("basin_free_energies", figures.basin_free_energies(run))
+    yield Section("populations", "Populations", "Do the basins fill as they should?", populations)
+    yield Section("maps", "Ramachandran maps", _MAP_WORDS, _each(run, "ramachandran", figures.ramachandran_maps))
+    yield Section("energies", "Energies", "", picture("energies", figures.energy_histograms(run)))
+    drawn = (
+        f"{run.settings.report.pictured_conformers} conformers of each ensemble, evenly spaced, laid upon one backbone."
+    )
+    yield Section("conformers", "Conformers", drawn, _each(run, "conformers", conformers.stick_drawing))
+    training = picture("pretraining", figures.pretraining_curve(run))
+    training += picture("alignment", figures.alignment_curves(run))
+    training += picture("effective_sample_sizes", figures.effective_sample_sizes(run))
+    yield Section("training", "Training and alignment", "", training)
 
 
-def _free_energies(run: Run) -> list[Picture]:
-    return picture(
-        "free_energy_per_round", figures.free_energy_per_round(run), title="Error of the basin free energies after each round",
-        caption="RMS over residues and counted basins of F − F(reference), with 95 % bootstrap intervals. Alignment works where "
-        "its line falls towards the dashed floor (one half of the reference against the other) and the control's does not; "
-        "the dotted line is the training MD.",
-        alt="Line plots of the free-energy error in kT against the round of alignment, one line per objective, for the mean "
-        "over systems and for each system.",
-    ) + picture(
-        "basin_free_energies", figures.basin_free_energies(run), title="Free energies of the basins",
-        caption="F = −ln(population) of each residue's basins, with 95 % bootstrap intervals; low is populated. An aligned model is "
-        "right where its marker meets the black diamonds of the reference.",
-        alt="Dot plots of basin free energies in kT for each residue; one marker per ensemble, with error bars.",
-    )  # fmt: skip
-
-
-def _maps(run: Run) -> list[Picture]:
+def _each(run: Run, name: str, figure: Callable[[Run, str], Figure | None]) -> list[Picture]:
+    """One figure for each pictured system."""
     drawn = []
-    for system, settings in run.settings.systems.items():
-        molecule = settings.sequence or settings.topology
-        drawn += picture(
-            f"ramachandran_{system}", figures.ramachandran_maps(run, system), title=f"{system} ({molecule})",
-            caption="Compare each model with its neighbours: the pretrained one with the training MD on its left, the aligned one "
-            "with the reference MD at the right end.",
-            alt=f"Ramachandran free-energy maps of {system}, one column per ensemble, one row per residue; φ and ψ in degrees.",
-        )  # fmt: skip
+    for system in run.pictured_systems:
+        settings = run.settings.systems[system]
+        drawn += picture(name, figure(run, system), system=system, molecule=settings.sequence or settings.topology)
     return drawn
-
-
-def _energies(run: Run) -> list[Picture]:
-    return picture(
-        "energies", figures.energy_histograms(run), title="Force-field energies of relaxed conformers",
-        caption="Zero is the median of the MD. A model that samples well lies upon the black line; a tail to the right is strain. "
-        "Shares that lie beyond the axis are written in the corner.",
-        alt="Histograms of relaxed energies in kT for each system, one line per ensemble.",
-    )  # fmt: skip
-
-
-def _conformers(run: Run) -> list[Picture]:
-    drawn = []
-    for system in run.systems:
-        drawn += picture(
-            f"conformers_{system}", conformers.stick_drawing(run, system), title=f"{system}: superposed conformers",
-            caption="Heavy atoms: carbon grey, nitrogen blue, oxygen orange-red; paler is farther. Look for the same fan of "
-            "directions as in the reference MD, and for bonds that do not belong.",
-            alt=f"Stick drawings of superposed conformers of {system}, one panel per ensemble.",
-        )  # fmt: skip
-    return drawn
-
-
-def _training(run: Run) -> list[Picture]:
-    return (
-        picture(
-            "pretraining", figures.pretraining_curve(run), title="Pretraining",
-            caption="Denoising loss on batches of training frames (pale: each record) and on frames kept for validation. A gap "
-            "that opens between the two is learning by heart.",
-            alt="Line plot of the denoising loss against the step, logarithmic, with validation points.",
-        )
-        + picture(
-            "alignment", figures.alignment_curves(run), title="Alignment",
-            caption="Loss of each objective, and how far the model's own energy spreads within a group of conformers; grey lines "
-            "part the rounds. A spread that keeps growing warns that samples are about to go bad.",
-            alt="Line plots against the step of alignment: the loss of each objective, and the spread of the model's energy in nats.",
-        )
-        + picture(
-            "effective_sample_sizes", figures.effective_sample_sizes(run), title="Effective sample sizes",
-            caption="How many conformers of each system's pool carry the Boltzmann weight, 1/Σw²; dashed: the size of the pool. "
-            "Near one, a single conformer decides.",
-            alt="Line plot of the effective sample size of each system's pool against the round, logarithmic.",
-        )
-    )  # fmt: skip
 
 
 def render(run: Run, sections: list[Section], *, record: dict[str, Any], version: str) -> str:
@@ -183,17 +139,18 @@ def render(run: Run, sections: list[Section], *, record: dict[str, Any], version
         per_system=tables.per_system(run),
         sections=sections,
         # In a script element only "<" could end the data.
-        view=Markup(json.dumps(view, separators=(",", ":")).replace("<", "\\u003c")) if view else "",  # noqa: S704
+        view=Markup(json.dumps(view, separators=(",", ":")).replace("<", "\\u003c")) if view else "",
         key=[(name, ELEMENT_COLOURS[e]) for e, name in (("C", "carbon"), ("N", "nitrogen"), ("O", "oxygen"))],
         times=_times(run),
-        records=[_record(r) for r in [*records(run), {"artifact": "report", **record}]],
+        records=_records([*records(run), {"artifact": "this page", **record}]),
+        versions=", ".join(f"{name} {v}" for name, v in record["versions"].items() if v),
         commands=_commands(run),
         citations=findings.citations(run),
     )
 
 
 def _own_file(name: str) -> Markup:
-    return Markup((_FOLDER / name).read_text(encoding="utf-8"))  # noqa: S704
+    return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 
 def _times(run: Run) -> list[dict[str, str]]:
@@ -204,21 +161,20 @@ def _times(run: Run) -> list[dict[str, str]]:
             "time": tables.duration(float(row.seconds)),  # type: ignore[arg-type]
             "memory": f"{row.peak_mib:,.0f} MiB" if row.peak_mib == row.peak_mib else "–",
         }
-        for row in stage_times(run).itertuples()
+        for row in list[Any](stage_times(run).itertuples())
     ]
 
 
-def _record(record: dict[str, Any]) -> dict[str, str]:
-    """A provenance record in words; `versions` names only what is installed."""
-    versions = {k: v for k, v in record.get("versions", {}).items() if v}
-    return {
-        "artifact": record["artifact"],
-        "stage": record.get("stage", ""),
-        "seed": "–" if record.get("seed") is None else str(record["seed"]),
-        "code_stamp": record.get("code_stamp", ""),
-        "versions": ", ".join(f"{name} {v}" for name, v in versions.items()),
-        "settings": json.dumps(record.get("settings", {}), indent=1, sort_keys=True, ensure_ascii=False),
-    }
+def _records(found: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Provenance records in words; artifacts that were made alike share a row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for record in found:
+        seed = "–" if record.get("seed") is None else str(record["seed"])
+        settings = json.dumps(record.get("settings", {}), indent=1, sort_keys=True, ensure_ascii=False)
+        key = (record.get("stage", ""), seed, record.get("code_stamp", ""), settings)
+        rows.setdefault(key, []).append(record["artifact"])
+    names = ("stage", "seed", "code_stamp", "settings")
+    return [{"artifact": "; ".join(artifacts), **dict(zip(names, key, strict=True))} for key, artifacts in rows.items()]
 
 
 def _commands(run: Run) -> str:

@@ -1,8 +1,9 @@
-"""How an ensemble looks in every figure: Okabe and Ito's colours, told apart by colour-blind eyes, and a marker each."""
+"""How an ensemble looks in every figure: one of Okabe and Ito's colours, safe for colour-blind eyes, and a marker."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 
@@ -30,7 +31,7 @@ ELEMENT_COLOURS = {"C": "#4d4d4d", "N": "#0072B2", "O": "#D55E00", "S": "#E69F00
 OTHER_ELEMENT = "#009E73"
 FLOOR_COLOUR = "#666666"
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,

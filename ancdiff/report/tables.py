@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ancdiff.corridor import MD_ENSEMBLES
+from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED
 from ancdiff.report.collect import Run, is_md, words
 from ancdiff.report.style import look
 
@@ -27,15 +27,16 @@ class Column:
 
 COLUMNS = (
     Column(
-        "free_energy_error_kt", "free_energy_error_kt", "reference", "Basin free-energy error", "kT, to reference",
+        "free_energy_error_kt", "free_energy_error_kt", "reference", "Free-energy error", "kT, to reference",
         "F = −ln(population) of each Ramachandran basin of each residue; RMS difference from the reference MD.",
     ),
     Column(
-        "ramachandran_jsd", "ramachandran_jsd", "reference", "Ramachandran divergence", "nats, to reference",
-        "Jensen–Shannon divergence of the (φ, ψ) maps: 0 for the same, 0.69 for maps that share nothing.", "{:.3f}",
+        "ramachandran_jsd", "ramachandran_jsd", "reference", "Map divergence", "nats, to reference",
+        "Jensen–Shannon divergence of the Ramachandran (φ, ψ) maps: 0 for the same, 0.69 for maps that share nothing.",
+        "{:.3f}",
     ),
     Column(
-        "ramachandran_jsd_training", "ramachandran_jsd", "training", "Ramachandran divergence", "nats, to training MD",
+        "ramachandran_jsd_training", "ramachandran_jsd", "training", "Map divergence", "nats, to training",
         "The same against what the models learned from: a good pretrained model is near its floor here.", "{:.3f}",
     ),
     Column(
@@ -44,7 +45,8 @@ COLUMNS = (
     ),
     Column(
         "bond_rms_error_nm", "bond_rms_error_nm", "reference", "Bond-length error", "pm, to reference",
-        "RMS over bonds of the differences of mean length and of spread, in picometres (1 pm = 0.001 nm).", "{:.2f}", 1000.0,
+        "RMS over bonds of the differences of mean length and of spread, in picometres (1 pm = 0.001 nm).", "{:.2f}",
+        1000.0,
     ),
     Column(
         "angle_rms_error_deg", "angle_rms_error_deg", "reference", "Bond-angle error", "°, to reference",
@@ -52,7 +54,8 @@ COLUMNS = (
     ),
     Column(
         "clashes", "clashes", "", "Clashes", "per conformer",
-        "Pairs of heavy atoms three or more bonds apart, nearer than 0.6 of the sum of their van der Waals radii.", "{:.3f}",
+        "Pairs of heavy atoms three or more bonds apart, nearer than 0.6 of the sum of their van der Waals radii.",
+        "{:.3f}",
     ),
     Column(
         "median_energy_kt", "median_energy_kt", "reference", "Median energy", "kT above reference",
@@ -75,22 +78,23 @@ def number(value: float, column: Column) -> str:
     if not np.isfinite(value):
         return "–"
     scaled = value * column.scale
-    return f"{scaled:.2g}" if abs(scaled) >= 1e5 else column.form.format(scaled)
+    text = f"{scaled:.2g}" if abs(scaled) >= 1e5 else column.form.format(scaled)
+    return text.replace("-", "−")
 
 
 def span(low: float, high: float, column: Column) -> str:
     """An interval, or nothing."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return ""
-    return f"{number(low, column)} … {number(high, column)}"
+    return f"{number(low, column)}…{number(high, column)}"
 
 
 def headline(run: Run) -> dict[str, Any]:
     """One row per ensemble averaged over systems, the floor last."""
     order = ["training", *run.models, "reference"]
     rows = [_row(name, [_summary_cell(run, name, c) for c in COLUMNS]) for name in order if name in run.summary.index]
-    floors = run.summary.loc[[m for m in run.models if m in run.summary.index]]
-    cells = [{"text": number(float(floors[f"{c.key}_floor"].mean()), c), "small": ""} for c in COLUMNS]
+    # All models have as many conformers, so that the pretrained one's floor is theirs too.
+    cells = [{"text": number(run.average(PRETRAINED, f"{c.key}_floor"), c), "small": ""} for c in COLUMNS]
     return {"columns": COLUMNS, "rows": [*rows, {"name": "floor", "kind": "floor", "colour": "", "cells": cells}]}
 
 
@@ -99,8 +103,8 @@ def per_system(run: Run) -> dict[str, Any]:
     columns = (*COLUMNS, *MORE_COLUMNS)
     tables = {(c.metric, c.against): _by_system(run, c) for c in columns}
     groups = []
-    for system, settings in run.settings.systems.items():
-        rows = []
+    for system in run.pictured_systems:
+        settings, rows = run.settings.systems[system], []
         for name in run.shown:
             cells = [_metric_cell(tables[c.metric, c.against].get((system, name)), c) for c in columns]
             rows.append(_row(name, cells))
@@ -111,7 +115,7 @@ def per_system(run: Run) -> dict[str, Any]:
 
 def _by_system(run: Run, column: Column) -> dict[tuple[str, str], Any]:
     rows = run.select(column.metric, against=column.against)
-    return {(row.system, row.ensemble): row for row in rows.itertuples()}
+    return {(row.system, row.ensemble): row for row in list[Any](rows.itertuples())}
 
 
 def _row(name: str, cells: list[dict[str, str]]) -> dict[str, Any]:
@@ -120,9 +124,8 @@ def _row(name: str, cells: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def _summary_cell(run: Run, name: str, column: Column) -> dict[str, str]:
-    row = run.summary.loc[name]
-    small = span(float(row[f"{column.key}_low"]), float(row[f"{column.key}_high"]), column)
-    return {"text": number(float(row[column.key]), column), "small": small}
+    value, low, high = (run.average(name, column.key + end) for end in ("", "_low", "_high"))
+    return {"text": number(value, column), "small": span(low, high, column)}
 
 
 def _metric_cell(row: Any, column: Column) -> dict[str, str]:
@@ -132,9 +135,10 @@ def _metric_cell(row: Any, column: Column) -> dict[str, str]:
 
 
 def systems(run: Run) -> list[dict[str, str]]:
-    """What each system is, and how many conformers each ensemble has."""
+    """What each pictured system is, and how many conformers each ensemble has."""
     rows = []
-    for name, settings in run.settings.systems.items():
+    for name in run.pictured_systems:
+        settings = run.settings.systems[name]
         sizes = {e: run.ensemble(e, name) for e in (*MD_ENSEMBLES, "pretrain")}
         rows.append(
             {

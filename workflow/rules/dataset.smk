@@ -1,8 +1,9 @@
 # dataset: reads trajectories, checks every frame, splits them
 #   in   simulate/<system>/…, or the user's own topology and trajectories
 #   out  dataset/<system>/topology.pdb, <md>.dcd, <md>.json  frames that passed, heavy atoms
-#        dataset/split.parquet, split.tsv                    which frame is for what
-#        dataset/checks.json                                 which frame or system failed, and why
+#        dataset/split.parquet, split.tsv, split.json         which frame is for what
+#        dataset/checks.json                                 which frame or system failed, and why; not declared, so
+#                                                            that it is there to read when the job has failed
 
 
 rule dataset:
@@ -15,7 +16,7 @@ rule dataset:
         records=RUN.dataset_records(),
         split="<results>/dataset/split.parquet",
         split_table="<results>/dataset/split.tsv",
-        checks="<results>/dataset/checks.json",
+        split_record="<results>/dataset/split.json",
     log:
         "<results>/logs/dataset.log",
     benchmark:

@@ -1,6 +1,8 @@
 # evaluate: every ensemble of every system against the reference
 #   in   all ensembles and their energies; dataset/split.parquet
-#   out  evaluate/metrics.parquet, metrics.tsv  one row for each model, system and metric, with intervals
+#   out  evaluate/metrics.parquet, metrics.tsv  one row for each ensemble, system and metric, with intervals
+#        evaluate/summary.parquet, summary.tsv  one row for each ensemble, averaged over systems
+#        evaluate/metrics.json                  what made them
 
 
 rule evaluate:
@@ -11,11 +13,10 @@ rule evaluate:
         split="<results>/dataset/split.parquet",
     output:
         metrics="<results>/evaluate/metrics.parquet",
-        table=report(
-            "<results>/evaluate/metrics.tsv",
-            caption="../report/metrics.rst",
-            category="Evaluation",
-        ),
+        metrics_table="<results>/evaluate/metrics.tsv",
+        summary="<results>/evaluate/summary.parquet",
+        summary_table=report("<results>/evaluate/summary.tsv", caption="../report/summary.rst", category="Evaluation"),
+        record="<results>/evaluate/metrics.json",
     log:
         "<results>/logs/evaluate.log",
     benchmark:

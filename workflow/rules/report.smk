@@ -1,6 +1,7 @@
 # report: the whole run on one self-contained page
 #   in   evaluate/metrics.parquet, training curves, weights, ensembles, energies; times from benchmarks/
-#   out  report.html
+#   out  report.html           the page
+#        report/figures/*.png  its figures
 
 
 rule report:
@@ -8,8 +9,15 @@ rule report:
     input:
         unpack(RUN.report_inputs),
         metrics="<results>/evaluate/metrics.parquet",
-        checks="<results>/dataset/checks.json",
+        summary="<results>/evaluate/summary.parquet",
+        template=RUN.page_files(),
     output:
+        figures=report(
+            directory("<results>/report/figures"),
+            patterns=["{name}.png"],
+            caption="../report/figure.rst",
+            category="Figures",
+        ),
         page=report(
             "<results>/report.html",
             caption="../report/page.rst",

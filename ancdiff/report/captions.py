@@ -1,0 +1,68 @@
+"""What each figure is called, what to see in it, and its text for those who cannot see it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Title, what to see, and alternative text; ``{system}`` and ``{molecule}`` are filled in."""
+
+    title: str
+    see: str
+    alt: str
+
+
+CAPTIONS: dict[str, Caption] = {
+    "free_energy_per_round": Caption(
+        "Error of the basin free energies after each round",
+        "RMS over residues and counted basins of F − F(reference), with 95 % bootstrap intervals; round 0 is the "
+        "pretrained model. Alignment works where its line falls towards the dashed floor (one half of the "
+        "reference against the other) while the control's does not; the dotted line is the training MD.",
+        "Line plots of the free-energy error in kT against the round of alignment, one line per objective, for "
+        "the mean over systems and for each system.",
+    ),
+    "basin_free_energies": Caption(
+        "Free energies of the basins",
+        "F = −ln(population) of each residue's basins, with 95 % bootstrap intervals; low is populated. An "
+        "aligned model is right where its marker meets the black diamond of the reference.",
+        "Dot plots of basin free energies in kT for each residue; one marker per ensemble, with error bars.",
+    ),
+    "ramachandran": Caption(
+        "{system} ({molecule})",
+        "Compare the pretrained model with the training MD on its left, and the aligned model with the reference "
+        "MD at the right end.",
+        "Ramachandran free-energy maps of {system}: φ and ψ in degrees, one column per ensemble, one row per residue.",
+    ),
+    "energies": Caption(
+        "Force-field energies of relaxed conformers",
+        "Zero is the median of the reference MD (of the training MD where there is none). A model that samples "
+        "well lies upon the black line; a tail to the right is strain. Shares beyond the axis are written in the "
+        "corner.",
+        "Histograms of relaxed energies in kT for each system, one line per ensemble.",
+    ),
+    "conformers": Caption(
+        "{system}: superposed conformers",
+        "Heavy atoms: carbon grey, nitrogen blue, oxygen orange; paler is farther. Look for the same fan of "
+        "directions as in the reference MD, and for bonds that do not belong.",
+        "Stick drawings of superposed conformers of {system}, one panel per ensemble.",
+    ),
+    "pretraining": Caption(
+        "Pretraining",
+        "Denoising loss on batches of training frames (pale: each record) and on frames kept for validation. A "
+        "gap that opens between the two is learning by heart.",
+        "Line plot of the denoising loss against the step, logarithmic, with validation points.",
+    ),
+    "alignment": Caption(
+        "Alignment",
+        "Loss of each objective, and how far the model's own energy spreads within a group of conformers; grey "
+        "lines part the rounds. A spread that keeps growing warns that samples are about to go bad.",
+        "Line plots against the step of alignment: the loss of each objective, and the spread of the model's "
+        "energy in nats.",
+    ),
+    "effective_sample_sizes": Caption(
+        "Effective sample sizes",
+        "How many conformers of each system's pool carry the Boltzmann weight, 1/Σw²; dashed: all of the pool. "
+        "Near one, a single conformer decides.",
+        "Line plot of the effective sample size of each system's pool against the round, logarithmic.",
+    ),
+}

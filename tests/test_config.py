@@ -1,0 +1,146 @@
+"""The configuration: what it refuses, and what it says when it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ancdiff.config import Config, StageConfig, load_config, parse_config
+from ancdiff.errors import AncdiffError, ConfigError, InputError, StageError
+
+ALA = {"sequence": "ACE-ALA-NME"}
+
+
+def refusal(raw: dict) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(raw)
+    return str(caught.value)
+
+
+def test_an_empty_configuration_has_every_default() -> None:
+    assert parse_config({}) == Config()
+    assert Config().forcefield.temperature_kelvin == 300.0
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"algin": {}}, "algin: unknown key; did you mean 'align'?"),
+        ({"align": {"round": 3}}, "align.round: unknown key; did you mean 'rounds'?"),
+        ({"simulate": {"training": {"replica": 3}}}, "simulate.training.replica: unknown key; did you mean 'replicas'?"),
+        ({"align": {"temper": {"max_kelvins": 3}}}, "align.temper.max_kelvins: unknown key; did you mean 'max_kelvin'?"),
+        ({"systems": {"ala": {**ALA, "sequense": "x"}}}, "systems.ala.sequense: unknown key; did you mean 'sequence'?"),
+        ({"run": {"zzz": 1}}, "run.zzz: unknown key; known here: name, seed"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_key_is_named_with_the_nearest_known_one(raw: dict, said: str) -> None:
+    assert said in refusal(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        # wrong types: nothing is converted in silence
+        ({"align": {"rounds": "3"}}, "align.rounds: Input should be a valid integer (given: '3')"),
+        ({"align": {"rounds": 2.5}}, "align.rounds"),
+        ({"align": {"rounds": True}}, "align.rounds"),
+        ({"diffusion": {"superpose": 1}}, "diffusion.superpose"),
+        ({"align": None}, "align"),
+        # units and ranges: Celsius for kelvin, picoseconds for femtoseconds, per cent for a fraction
+        ({"forcefield": {"temperature_kelvin": 27}}, "forcefield.temperature_kelvin: Input should be greater"),
+        ({"forcefield": {"temperature_kelvin": "300 K"}}, "forcefield.temperature_kelvin: Input should be a valid number"),
+        ({"simulate": {"timestep_fs": 4000.0}}, "simulate.timestep_fs"),
+        ({"dataset": {"validation_fraction": 10}}, "dataset.validation_fraction"),
+        ({"pretrain": {"learning_rate": float("nan")}}, "pretrain.learning_rate: Input should be a finite number"),
+        ({"align": {"objectives": []}}, "align.objectives"),
+        ({"align": {"objectives": ["dpo"]}}, "align.objectives.0"),
+        ({"systems": {"Ala dipeptide": ALA}}, "systems.Ala dipeptide"),
+        ({"systems": {"ala": {}}}, "give either 'sequence'"),
+        ({"systems": {"ala": {**ALA, "topology": "x.pdb"}}}, "give either 'sequence'"),
+        ({"systems": {"ala": {"topology": "x.pdb"}}}, "'topology' needs 'training'"),
+        ({"systems": {"ala": {**ALA, "training_basins": {"alpha": 1}}}}, "systems.ala.training_basins.alpha"),
+    ],
+)  # fmt: skip
+def test_wrong_types_units_and_values_are_refused_by_name(raw: dict, said: str) -> None:
+    assert said in refusal(raw)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    message = refusal({"align": {"rounds": 0, "stepz": 1}, "score": {"relax": "hydrogen"}})
+    assert all(key in message for key in ("align.rounds", "align.stepz", "score.relax"))
+
+
+def test_a_number_that_yaml_reads_as_text_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("pretrain: {learning_rate: 2e-3}\n")
+    with pytest.raises(ConfigError, match=r"pretrain.learning_rate.*'2e-3'.*write 0\.002"):
+        load_config(path)
+    path.write_text("pretrain: {learning_rate: 2.0e-3}\n")
+    assert load_config(path).pretrain.learning_rate == 0.002
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"run: [1, 2", "not valid YAML"),
+        (b"- run\n- align\n", "mapping of sections"),
+        (b"run: {name: 2026-01-01}\n", "run.name"),  # YAML makes this a date
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load_config(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+def test_sections_are_frozen_and_lists_become_tuples() -> None:
+    config = parse_config({"align": {"objectives": ["none", "eba"]}})
+    assert config.align.objectives == ("none", "eba")
+    with pytest.raises(ValidationError):
+        config.align.rounds = 5  # type: ignore[misc]
+
+
+def test_sections_as_json_are_canonical_and_resolved() -> None:
+    one = parse_config({"align": {"steps": 5, "alpha": 0.1}})
+    other = parse_config({"align": {"alpha": 0.10, "steps": 5}})
+    assert one.sections("run", "align") == other.sections("align", "run")
+    handed = json.loads(one.sections("align"))
+    assert list(handed) == ["align"]
+    assert handed["align"]["group_size"] == Config().align.group_size
+    assert parse_config(handed).align == one.align
+    assert one.sections("align") != parse_config({"align": {"steps": 6, "alpha": 0.1}}).sections("align")
+    with pytest.raises(KeyError, match="aling"):
+        one.sections("aling")
+
+
+def test_a_stage_sees_only_what_it_was_handed() -> None:
+    settings = StageConfig({"align": {"steps": 5}})
+    assert settings.align.steps == 5
+    assert settings.as_dict() == json.loads(Config(align=settings.align).sections("align"))
+    with pytest.raises(ConfigError, match="not handed the section 'score'"):
+        _ = settings.score
+    with pytest.raises(AttributeError):
+        _ = settings.__wrapped__
+
+
+def test_an_error_says_what_where_and_what_to_do() -> None:
+    error = InputError("it is broken", where="a.pdb", fix="mend it")
+    assert str(error) == "it is broken\n  where: a.pdb\n  do:    mend it"
+    assert str(AncdiffError("only this")) == "only this"
+    assert [kind.exit_code for kind in (AncdiffError, ConfigError, InputError, StageError)] == [1, 2, 3, 4]
+
+
+def test_the_repository_configurations_hold() -> None:
+    root = Path(__file__).parents[1]
+    paths = [root / "config.yaml", *sorted((root / "configs").glob("*.yaml"))]
+    configs = {path.name: load_config(path) for path in paths if path.is_file()}
+    assert "config.yaml" in configs
+    assert len(configs["config.yaml"].systems) >= 5

@@ -1,0 +1,183 @@
+"""pretrain, sample and align on a tiny made-up data set: what they write, refuse and leave out."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ancdiff import align, pretrain, sample
+from ancdiff.artifacts import read_ensemble, read_json, read_table, write_ensemble, write_table
+from ancdiff.config import StageConfig
+from ancdiff.corridor import Layout
+from ancdiff.denoiser.store import load_denoiser
+from ancdiff.errors import StageError
+from ancdiff.molecules import ENERGY_COLUMNS, Ensemble
+from ancdiff.testing import alanine_dipeptide
+
+SYSTEMS = {"ala": {"sequence": "ACE-ALA-NME"}}
+NETWORK = {"features": 16, "pair_features": 8, "layers": 1}
+TINY = {
+    "run": {"seed": 5},
+    "systems": SYSTEMS,
+    "forcefield": {},
+    "denoiser": NETWORK,
+    "diffusion": {},
+    "pretrain": {"steps": 5, "batch_size": 4, "warmup_steps": 1, "validate_every_steps": 5},
+    "sample": {"conformers": 6, "steps": 3, "batch_size": 4},
+    "align": {"steps": 3, "group_size": 4, "groups_per_step": 2, "noise_levels": 4, "control_batch_size": 4},
+}
+
+
+def stage_config(*sections: str, **changes: dict) -> StageConfig:
+    return StageConfig({name: TINY[name] | changes.get(name, {}) for name in sections})
+
+
+def energy_table(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    table = pd.DataFrame({name: np.zeros(n) for name in ENERGY_COLUMNS})
+    table["conformer"] = np.arange(n)
+    table["status"] = "ok"
+    table["energy_kj_mol"] = rng.normal(-100, 5, n)
+    return table.astype(ENERGY_COLUMNS)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A run that has its data set and a pretrained model with samples and energies."""
+    rng = np.random.default_rng(0)
+    layout = Layout(tmp_path / "results" / "run")
+    template = alanine_dipeptide()
+    jitter = rng.normal(0, 0.003, (40, template.molecule.n_atoms, 3)).astype(np.float32)
+    ensemble = Ensemble(template.molecule, template.positions_nm + jitter)
+    write_ensemble(layout.ensemble("training", "ala"), ensemble)
+    split = pd.DataFrame({"system": "ala", "md": "training", "frame": np.arange(40), "replica": 0, "half": 0})
+    split["split"] = np.where(split["frame"] < 36, "train", "validation")
+    write_table(layout.root / "dataset" / "split.parquet", split)
+    pretrain.run(stage_config("run", "systems", "denoiser", "diffusion", "pretrain"), results=layout.root, threads=1)
+    draw(layout)
+    write_table(layout.energies("training", "ala"), energy_table(40, rng))
+    write_table(layout.energies("pretrain", "ala"), energy_table(6, rng))
+    return layout.root
+
+
+def draw(layout: Layout, output: Path | None = None, seed: int = 3) -> Path:
+    output = output or layout.ensemble("pretrain", "ala")
+    sample.run(
+        stage_config("diffusion", "sample"),
+        model=layout.model("pretrain"),
+        topology=layout.topology("ala"),
+        output=output,
+        seed=seed,
+        threads=1,
+    )
+    return output
+
+
+def run_align(results: Path, model: str, **changes: dict) -> None:
+    settings = stage_config("run", "systems", "forcefield", "diffusion", "align", **changes)
+    align.run(settings, results=results, model=model, threads=1)
+
+
+def test_pretrain_writes_a_model_its_curve_and_what_made_it(results: Path) -> None:
+    denoiser, record = load_denoiser(results / "pretrain" / "model.safetensors")
+    assert record["made_by"]["seed"] == 5
+    assert record["made_by"]["settings"]["pretrain"]["steps"] == 5
+    assert denoiser.sigma_data_nm == pytest.approx(0.18, abs=0.05)
+    metrics = read_table(results / "pretrain" / "metrics.parquet")
+    assert metrics["step"].tolist() == [1, 2, 3, 4, 5]
+    assert np.isfinite(metrics["validation_loss"].iloc[-1])
+    assert not list((results / "pretrain" / ".work").iterdir())
+
+
+def test_two_runs_with_one_seed_give_the_same_model(results: Path, tmp_path: Path) -> None:
+    before = (results / "pretrain" / "model.safetensors").read_bytes()
+    settings = stage_config("run", "systems", "denoiser", "diffusion", "pretrain")
+    pretrain.run(settings, results=results, threads=1)
+    assert (results / "pretrain" / "model.safetensors").read_bytes() == before
+
+
+def test_samples_depend_on_the_seed_and_on_nothing_else(results: Path, tmp_path: Path) -> None:
+    layout = Layout(results)
+    again = read_ensemble(draw(layout, tmp_path / "again" / "conformers.dcd"))
+    other = read_ensemble(draw(layout, tmp_path / "other" / "conformers.dcd", seed=4))
+    first = read_ensemble(layout.ensemble("pretrain", "ala"))
+    assert len(first) == 6
+    assert np.array_equal(first.positions_nm, again.positions_nm)
+    assert not np.allclose(first.positions_nm, other.positions_nm)
+
+
+@pytest.mark.parametrize("objective", ["eba", "eba_dpo", "none"])
+def test_a_round_makes_the_next_model(results: Path, objective: str) -> None:
+    run_align(results, f"{objective}_round1")
+    folder = results / "align" / f"{objective}_round1"
+    aligned, record = load_denoiser(folder / "model.safetensors")
+    pretrained, _ = load_denoiser(results / "pretrain" / "model.safetensors")
+    changes = [(a - b).abs().max() for a, b in zip(aligned.parameters(), pretrained.parameters(), strict=True)]
+    assert max(changes) > 0
+    assert record["made_by"]["stage"] == "align"
+    assert read_table(folder / "metrics.parquet")["step"].tolist() == [1, 2, 3]
+    weights = read_table(folder / "weights.parquet")
+    assert np.exp(weights["log_weight"]).sum() == pytest.approx(1.0)
+    assert set(weights["temperature_kelvin"]) == {300.0}
+
+
+def test_weights_leave_out_validation_frames_and_failed_conformers(results: Path) -> None:
+    path = Layout(results).energies("pretrain", "ala")
+    table = read_table(path)
+    table.loc[2, ["status", "energy_kj_mol"]] = ["clash", np.nan]
+    write_table(path, table)
+    run_align(results, "eba_round1")
+    weights = read_table(results / "align" / "eba_round1" / "weights.parquet")
+    assert set(weights.loc[weights["source"] == "training", "conformer"]) <= set(range(36))
+    failed = weights[(weights["source"] == "pretrain") & (weights["conformer"] == 2)]
+    assert failed["log_weight"].tolist() == [-np.inf]
+
+
+def test_all_conformers_failed_is_named(results: Path) -> None:
+    for source in ("training", "pretrain"):
+        path = Layout(results).energies(source, "ala")
+        write_table(path, read_table(path).assign(status="nan_energy", energy_kj_mol=np.nan))
+    with pytest.raises(StageError, match="ala") as caught:
+        run_align(results, "eba_round1")
+    assert "status" in caught.value.fix
+
+
+def test_model_samples_all_failed_is_named(results: Path) -> None:
+    path = Layout(results).energies("pretrain", "ala")
+    write_table(path, read_table(path).assign(status="clash", energy_kj_mol=np.nan))
+    with pytest.raises(StageError, match="pool of ala has no model samples"):
+        run_align(results, "eba_round1")
+
+
+def test_tempering_is_written_down(results: Path) -> None:
+    run_align(results, "eba_round1", align={"temper": {"target_ess_fraction": 0.8}})
+    weights = read_table(results / "align" / "eba_round1" / "weights.parquet")
+    (kelvin,) = set(weights["temperature_kelvin"])
+    assert kelvin > 300
+    assert weights["ess"].iloc[0] >= 0.8 * np.isfinite(weights["log_weight"]).sum() * 0.999
+
+
+def test_paper_weighting_runs(results: Path) -> None:
+    run_align(results, "eba_round1", align={"weighting": "paper"})
+    assert read_json(results / "align" / "eba_round1" / "model.json")["made_by"]["settings"]["align"]["weighting"] == "paper"
+
+
+def test_a_section_that_was_not_handed_over_is_an_error(results: Path) -> None:
+    with pytest.raises(Exception, match="was not handed the section 'align'"):
+        align.run(stage_config("run", "systems"), results=results, model="eba_round1", threads=1)
+
+
+def test_groups_hold_the_asked_share_of_md() -> None:
+    pool = align.Pool(
+        system="x",
+        graph=None,  # type: ignore[arg-type]
+        positions_nm=torch.zeros(10, 2, 3),
+        log_weight=torch.zeros(10),
+        from_md=torch.arange(6),
+        from_models=torch.arange(6, 10),
+    )
+    settings = stage_config("align", align={"group_size": 8, "data_fraction": 0.25}).align
+    index = align._draw_group(pool, settings, torch.Generator().manual_seed(0))
+    assert (index < 6).sum() == 2
+    assert len(index) == 8
