@@ -2,7 +2,8 @@
 
 A round takes the last round's model and a pool of conformers with energies: training MD and the samples of every
 earlier model of the same objective (on-policy, with replay). It never sees the force field, only log-weights, and never
-the reference MD.
+the reference MD. Two losses add up: the objective, on small groups of conformers of one system, and the anchor,
+denoising of the pool under importance weights that a round moves a step towards the Boltzmann distribution.
 """
 
 import shutil
@@ -16,6 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from ancdiff.artifacts import read_ensemble, read_table, write_table
 from ancdiff.config import AlignSettings, DiffusionSettings, StageConfig
@@ -27,11 +29,13 @@ from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, paper_energy, shared_noise
 from ancdiff.diffusion.noise import centre
 from ancdiff.errors import StageError
-from ancdiff.objectives import anchor_loss, eba_dpo_loss, eba_loss, group_effective_size
-from ancdiff.pretrain import Conformers, denoising_batch_loss, load_conformers, work_key
+from ancdiff.objectives import eba_dpo_loss, eba_loss, group_effective_size
+from ancdiff.pretrain import Conformers, denoising_batch_loss, denoising_blocks_loss, load_conformers, work_key
 from ancdiff.provenance import made_by
 from ancdiff.training import TrainingPlan, train
-from ancdiff.weights import pooled_weights
+from ancdiff.weights import logmeanexp, pooled_weights, tempered_step
+
+_CHUNK = 16  # conformers whose noisy copies go through the network at once; memory only
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,7 @@ class Pool:
     graph: MoleculeGraph
     positions_nm: Float[Tensor, "conformers atoms 3"]
     log_weight: Float[Tensor, " conformers"]
+    anchor_weight: Float[Tensor, " conformers"]  # sums to 1
     from_md: Int[Tensor, " md"]  # indices of the conformers that come from training MD
     from_models: Int[Tensor, " sampled"]  # … and from models
 
@@ -55,7 +60,8 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
     torch.set_num_threads(threads)
     layout, align = Layout(results), settings.align
     objective, round_number = split_model(model)
-    parent_path = layout.model(aligned_model(objective, round_number - 1))
+    parent = aligned_model(objective, round_number - 1)
+    parent_path = layout.model(parent)
     device = choose_device()
     denoiser, _ = load_denoiser(parent_path)
     denoiser.to(device).requires_grad_(True)
@@ -63,8 +69,6 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
     systems = [name for name, system in settings.systems.items() if system.split == "train"]
     data = [load_conformers(layout, name, split, "train", device) for name in systems]
     weights, parents = _weights(settings, layout, systems, ancestors(model), split)
-    pools = [_pool(layout, conformers, weights[conformers.system]) for conformers in data]
-
     record = made_by("align", settings=settings.as_dict(), seed=settings.run.seed, parents=[parent_path, *parents])
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
@@ -72,11 +76,17 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
         loss = partial(_control_loss, data=data, align=align, diffusion=settings.diffusion)
     else:
         reference, _ = load_denoiser(parent_path)
+        reference.to(device)
+        last = None if round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
+        seed = settings.run.seed + round_number
+        weights = {
+            c.system: _anchored(layout, c, weights[c.system], last, reference, settings, seed=seed) for c in data
+        }
         loss = partial(
             _alignment_loss,
             objective=objective,
-            reference=reference.to(device),
-            pools=pools,
+            reference=reference,
+            pools=[_pool(layout, c, weights[c.system]) for c in data],
             align=align,
             diffusion=settings.diffusion,
         )
@@ -116,15 +126,90 @@ def _weights(
     return weights, parents
 
 
+def _anchored(
+    layout: Layout,
+    conformers: Conformers,
+    weights: pd.DataFrame,
+    last: pd.DataFrame | None,
+    model: Denoiser,
+    settings: StageConfig,
+    *,
+    seed: int,
+) -> pd.DataFrame:
+    """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
+
+    A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn.
+    Those without an energy get −∞.
+    """
+    usable = np.isfinite(weights["log_weight"].to_numpy())
+    positions = _positions(layout, conformers.system, weights[usable])
+    device = conformers.positions_nm.device
+    energy = pool_energies(
+        model.on(conformers.graph), centre(torch.as_tensor(positions)).to(device), settings, model.sigma_data_nm, seed
+    )
+    started = np.zeros(usable.sum())
+    if last is not None:
+        keys = ["system", "source", "conformer"]
+        before = weights[usable].merge(last[[*keys, "anchor_log_weight"]], how="left", on=keys, validate="one_to_one")
+        started = before["anchor_log_weight"].to_numpy(dtype=np.float64)
+        known = np.isfinite(started)
+        started = np.where(known, started - logmeanexp(started[known]), 0.0)
+    log_weight, gamma = tempered_step(
+        started,
+        weights["log_weight"].to_numpy()[usable] + energy,
+        largest_step=settings.align.anchor_step,
+        ess_fraction=settings.align.anchor_ess_fraction,
+    )
+    table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=gamma)
+    table.loc[usable, "model_energy_nats"] = energy
+    table.loc[usable, "anchor_log_weight"] = log_weight
+    return table
+
+
+def pool_energies(
+    denoise: Denoise,
+    positions_nm: Float[Tensor, "conformers atoms 3"],
+    settings: StageConfig,
+    sigma_data_nm: float,
+    seed: int,
+) -> Float[np.ndarray, " conformers"]:
+    """E_θ in nats of a whole pool, with one set of noise for all, so that their differences are sharp."""
+    generator = torch.Generator(positions_nm.device).manual_seed(seed)
+    low = settings.diffusion.sigma_min * sigma_data_nm
+    high = settings.align.energy_sigma_max * sigma_data_nm
+    shared = shared_noise(
+        settings.align.anchor_noise_levels,
+        positions_nm.shape[1],
+        sigma_min_nm=low,
+        sigma_max_nm=high,
+        generator=generator,
+    )
+    chunks = tqdm(positions_nm.split(_CHUNK), desc="model energies", unit="chunk", mininterval=2.0)
+    with torch.no_grad():
+        energies = [
+            likelihood_energy(
+                denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=settings.diffusion.superpose
+            )
+            for x in chunks
+        ]
+    return torch.cat(energies).double().cpu().numpy()
+
+
+def _positions(layout: Layout, system: str, rows: pd.DataFrame) -> Float[np.ndarray, "conformers atoms 3"]:
+    """Coordinates of a table's conformers, in its order."""
+    parts = []
+    for source, part in rows.groupby("source", sort=False):
+        parts.append(read_ensemble(layout.ensemble(str(source), system)).positions_nm[part["conformer"].to_numpy()])
+    return np.concatenate(parts)
+
+
 def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool:
-    """The weighted conformers of one system, those without a weight left out."""
-    usable = weights[np.isfinite(weights["log_weight"])]
-    positions, kept = [], []
-    for source, rows in usable.groupby("source", sort=False):
-        ensemble = read_ensemble(layout.ensemble(str(source), conformers.system))
-        positions.append(ensemble.positions_nm[rows["conformer"].to_numpy()])
-        kept.append(rows)
-    table = pd.concat(kept, ignore_index=True)
+    """The weighted conformers of one system, those without a weight left out.
+
+    Raises:
+        StageError: no sample, or no MD frame, has an energy.
+    """
+    table = weights[np.isfinite(weights["log_weight"])]
     device = conformers.positions_nm.device
     md = (table["source"] == "training").to_numpy()
     if md.all() or not md.any():
@@ -133,11 +218,13 @@ def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool
             where=", ".join(sorted(weights["source"].unique())),
             fix="look at the status column of its score tables",
         )
+    anchor = np.exp(table["anchor_log_weight"].to_numpy())
     return Pool(
         system=conformers.system,
         graph=conformers.graph,
-        positions_nm=centre(torch.as_tensor(np.concatenate(positions))).to(device),
+        positions_nm=centre(torch.as_tensor(_positions(layout, conformers.system, table))).to(device),
         log_weight=torch.tensor(table["log_weight"].to_numpy(), dtype=torch.float32, device=device),
+        anchor_weight=torch.tensor(anchor, dtype=torch.float32, device=device),
         from_md=torch.tensor(np.flatnonzero(md), device=device),
         from_models=torch.tensor(np.flatnonzero(~md), device=device),
     )
@@ -163,12 +250,7 @@ def _alignment_loss(
     align: AlignSettings,
     diffusion: DiffusionSettings,
 ) -> tuple[Tensor, Mapping[str, float]]:
-    """Mean objective over groups of randomly drawn systems, plus the anchor, on the same conformers and noise.
-
-    The anchor is importance-weighted denoising, Σ_i a_i E_θ(x^i) with a = softmax_i(−γ (βE − E_θ)): a descent of the
-    weighted likelihood bound. The objective's gradient has Σ (w_i − p_i) = 0 and leaves the level of E_θ free to drift;
-    the anchor holds it, and with γ > 0 it does not hold the populations of the data.
-    """
+    """The objective's mean over groups of randomly drawn systems, and the anchor, each with its weight."""
     chosen = torch.randperm(len(pools), generator=generator, device=generator.device)
     losses, ess, spread = [], [], []
     for number in range(align.groups_per_step):
@@ -178,15 +260,26 @@ def _alignment_loss(
         energy_of = _model_energy(x, align, diffusion, denoiser.sigma_data_nm, generator)
         energy = energy_of(denoiser.on(pool.graph))
         if objective == "eba":
-            loss = eba_loss(log_w, energy, alpha=align.alpha)
+            losses.append(eba_loss(log_w, energy, alpha=align.alpha))
         else:
             with torch.no_grad():
                 reference_energy = energy_of(reference.on(pool.graph))
-            loss = eba_dpo_loss(log_w, energy, reference_energy, alpha=align.alpha)
-        losses.append(loss + align.anchor * anchor_loss(log_w, energy, tempering=align.anchor_tempering))
+            losses.append(eba_dpo_loss(log_w, energy, reference_energy, alpha=align.alpha))
         ess.append(group_effective_size(log_w))
         spread.append(float(energy.detach().std()))
-    return torch.stack(losses).mean(), {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
+    loss = align.objective_weight * torch.stack(losses).mean()
+    if align.anchor > 0:
+        batches = [_draw_anchor(pool, align.anchor_batch_size // len(pools), generator) for pool in pools]
+        loss = loss + align.anchor * denoising_blocks_loss(denoiser, batches, diffusion, generator)
+    return loss, {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
+
+
+def _draw_anchor(
+    pool: Pool, n: int, generator: torch.Generator
+) -> tuple[MoleculeGraph, Float[Tensor, "conformers atoms 3"]]:
+    """Conformers of a pool by the anchor's weights. Draws from ``generator``."""
+    index = torch.multinomial(pool.anchor_weight, max(1, n), replacement=True, generator=generator)
+    return pool.graph, pool.positions_nm[index]
 
 
 def _model_energy(
@@ -219,7 +312,7 @@ def _control_loss(
     diffusion: DiffusionSettings,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """Plain denoising of the training MD: the same steps without energies."""
-    loss = denoising_batch_loss(denoiser, data, align.control_batch_size, diffusion, generator)
+    loss = denoising_batch_loss(denoiser, data, align.anchor_batch_size, diffusion, generator)
     return loss, {"ess": float("nan"), "model_energy_spread": float("nan")}
 
 

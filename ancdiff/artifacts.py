@@ -87,8 +87,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def read_molecule(topology: Path, *, name: str | None = None) -> Molecule:
     """Read a molecule from a PDB or mmCIF file; its name is that of the folder unless given.
 
-    Bonds come from the file's CONECT records and the standard residues; of a file that `write_topology` wrote, from the
-    CONECT records alone, which are complete (names would bond residues across a chain break).
+    Bonds come from the file's CONECT records and the standard residues; of a file that `write_topology` wrote, from
+    the CONECT records alone, which are complete (names would bond residues across a chain break).
 
     Raises:
         InputError: the file is missing or unreadable, or has no atoms.

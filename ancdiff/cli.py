@@ -4,6 +4,7 @@ Settings come from ``--settings`` (the sections a stage reads, as JSON; what the
 YAML file of a whole run) or, with neither, from the package's defaults. Stages are imported when they are called.
 """
 
+import functools
 import json
 import os
 import sys
@@ -31,41 +32,48 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _InOrder(click.Group):
+    """Lists the commands in the order in which the workflow runs them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="ancdiff")
 def commands() -> None:
     """Conformational ensembles by equivariant diffusion, aligned with a force field.
 
-    Each command is a stage of the workflow, in this order: simulate, dataset, pretrain, sample, score, align, evaluate,
-    report. `snakemake --cores all` runs them all.
+    Each command is a stage of the workflow, in this order. `snakemake --cores all` runs them all.
     """
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), default=_cores, show_default="all cores", help="CPU threads to use."
+)
+_CONFIG = click.option("--config", type=_FILE, metavar="FILE", help="Configuration of a run (YAML).")
+_SETTINGS = click.option(
+    "--settings",
+    metavar="JSON",
+    help="Sections of a configuration, as the workflow passes them; - reads them from stdin.",
+)
 
 
 def stage_command(stage: str) -> Callable[[Callable[..., None]], click.Command]:
     """A command with the options that every stage has; the function gets ``settings`` and ``threads`` ready."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)  # and with it the stage's own options
         def ready(settings: str | None, config: Path | None, threads: int, **options: Any) -> None:
             # Before the stage is imported: the libraries read these once, when they are loaded.
             os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
             function(stage_settings(stage, settings, config), threads=threads, **options)
 
-        ready.__doc__ = function.__doc__
-        for attribute in ("__click_params__",):
-            setattr(ready, attribute, getattr(function, attribute, []))
-        for option in (
-            click.option(
-                "--threads",
-                type=click.IntRange(min=1),
-                default=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-                show_default="all cores",
-                help="CPU threads to use.",
-            ),
-            click.option("--config", type=_FILE, metavar="FILE", help="Configuration of a run (YAML)."),
-            click.option(
-                "--settings", metavar="JSON", help="Sections of a configuration, as the workflow passes them; - reads them from stdin."
-            ),
-        ):
+        for option in (_THREADS, _CONFIG, _SETTINGS):
             ready = option(ready)
         return commands.command(stage)(ready)
 

@@ -185,7 +185,7 @@ class DiffusionSettings(Section):
     """Variance-exploding noise, in units of the data's own spread σ_data (EDM, arXiv 2206.00364)."""
 
     sigma_min: Positive = Field(0.004, description="lowest noise, in units of the data's spread")
-    sigma_max: Positive = Field(8.0, description="highest noise, in units of the data's spread")
+    sigma_max: Positive = Field(3.0, description="highest noise, in units of the data's spread")
     training_median: Positive = Field(0.55, description="median of the log-normal training noise, same units")
     training_log_width: Positive = 1.4
     superpose: bool = Field(True, description="superpose the denoising target on the noisy input (Kabsch)")
@@ -209,10 +209,10 @@ class SampleSettings(Section):
     """Reverse diffusion: a Heun step costs two network evaluations, the last one costs one (2·steps − 1)."""
 
     conformers: Count = 512
-    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "heun"
+    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "stochastic"
     steps: Annotated[int, Field(ge=2, le=500)] = 20
     rho: Positive = 7.0
-    churn: NonNegative = Field(10.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
+    churn: NonNegative = Field(8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
 
 
@@ -227,7 +227,7 @@ class ScoreSettings(Section):
     tolerance_kj_mol_nm: Positive = Field(1.0, description="RMS force at which relaxation ends; 10 leaves up to 0.7 kT")
     max_iterations: Count = 500
     hydrogen_entropy: Literal["none", "harmonic"] = Field(
-        "none", description="harmonic: the energy has −TS of the hydrogens, so that it aims at the heavy atoms' marginal"
+        "none", description="harmonic: −TS of the hydrogens is added, to aim at the heavy atoms' marginal"
     )
     max_md_conformers: Count = Field(1024, description="evenly spaced frames scored of each MD data set")
 
@@ -245,7 +245,7 @@ class TemperSettings(Section):
         0.3, description="effective sample size wanted, as a share of the system's scored conformers"
     )
     max_kelvin: Annotated[float, Field(ge=50, le=100_000)] = Field(
-        2000.0, description="no higher than this, even where the target is not reached (proteins may need 4,000 and more)"
+        2000.0, description="no higher than this, even where the target is not reached (proteins may need 5,000)"
     )
 
 
@@ -254,22 +254,27 @@ class AlignSettings(Section):
 
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("eba", "none")
     rounds: Count = 3
-    steps: Count = 400
-    group_size: Annotated[int, Field(ge=2)] = 8
-    groups_per_step: Count = 4
-    data_fraction: Fraction = 0.5
-    noise_levels: Count = 32
+    steps: Count = 200
+    learning_rate: Positive = 5e-4
+    gradient_clip: Positive = 1.0
+    ema_halflife_steps: Positive = 40.0
     alpha: Positive = 1.0
+    objective_weight: NonNegative = Field(0.003, description="weight of the objective beside the anchor")
+    group_size: Annotated[int, Field(ge=2)] = 8
+    groups_per_step: Count = 1
+    data_fraction: Fraction = 0.5
+    noise_levels: Count = 8
+    energy_sigma_max: Positive = Field(2.0, description="highest noise of the model energy, in units of the spread")
     weighting: Literal["likelihood", "paper"] = "likelihood"
     paper_scale: Positive = Field(5000.0, description="T of the paper's E_θ, used by weighting: paper")
     temper: TemperSettings | None = None
-    learning_rate: Positive = 5e-4
-    gradient_clip: Positive = 1.0
-    ema_halflife_steps: Positive = 50.0
-    energy_sigma_max: Positive = Field(2.0, description="highest noise of the model energy, in units of the spread")
-    anchor: NonNegative = Field(0.1, description="weight of importance-weighted denoising, which holds the denoiser")
-    anchor_tempering: Fraction = Field(0.3, description="γ of the anchor's weights: 0 keeps the pool's populations")
-    control_batch_size: Count = Field(64, description="conformers of a step of the control (objective none)")
+    anchor: NonNegative = Field(1.0, description="weight of importance-weighted denoising, which holds the denoiser")
+    anchor_batch_size: Count = Field(80, description="conformers of a step of the anchor, and of the control")
+    anchor_step: Fraction = Field(0.3, description="largest γ by which a round moves the anchor's log-weights")
+    anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.15, description="γ is lowered until the anchor's effective sample size is this share of the pool"
+    )
+    anchor_noise_levels: Count = Field(16, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
 
 

@@ -42,16 +42,6 @@ def eba_dpo_loss(
     return -functional.logsigmoid(alpha * (relative[loser] - relative[winner])).mean()
 
 
-def anchor_loss(log_weights: Group, model_energy: Group, *, tempering: float) -> Float[Tensor, ""]:
-    """Importance-weighted likelihood bound, Σ_i a_i E_θ(x^i) with a = softmax_i(−γ (βE − E_θ)), a held fixed.
-
-    At γ = 1 the weights are those of self-normalised importance sampling from the model to the Boltzmann distribution
-    (for conformers of the model); γ = 0 is plain denoising of the group, and between them lies a tempered step.
-    """
-    weights = torch.softmax(tempering * (log_weights + model_energy.detach()), dim=0)
-    return (weights * model_energy).sum()
-
-
 def group_effective_size(log_weights: Group) -> float:
     """Kish's effective sample size of a group's Boltzmann weights, 1 to K."""
     w = torch.softmax(log_weights, dim=0)

@@ -103,20 +103,32 @@ def denoising_batch_loss(
 ) -> Tensor:
     """EDM loss of a batch with an equal share of every system; each share is one dense block, so nothing is padded."""
     share = max(1, batch_size // len(systems))
-    losses = []
+    blocks = []
     for system in systems:
         index = torch.randint(len(system.positions_nm), (share,), generator=generator, device=generator.device)
-        losses.append(
-            denoising_loss(
-                denoiser.on(system.graph),
-                system.positions_nm[index],
-                sigma_data_nm=denoiser.sigma_data_nm,
-                median_nm=diffusion.training_median * denoiser.sigma_data_nm,
-                log_width=diffusion.training_log_width,
-                superpose=diffusion.superpose,
-                generator=generator,
-            ).mean()
-        )
+        blocks.append((system.graph, system.positions_nm[index]))
+    return denoising_blocks_loss(denoiser, blocks, diffusion, generator)
+
+
+def denoising_blocks_loss(
+    denoiser: Denoiser,
+    blocks: Sequence[tuple[MoleculeGraph, Float[Tensor, "conformers atoms 3"]]],
+    diffusion: DiffusionSettings,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean over blocks of the EDM loss of each block's conformers. Draws noise from ``generator``."""
+    losses = [
+        denoising_loss(
+            denoiser.on(graph),
+            positions_nm,
+            sigma_data_nm=denoiser.sigma_data_nm,
+            median_nm=diffusion.training_median * denoiser.sigma_data_nm,
+            log_width=diffusion.training_log_width,
+            superpose=diffusion.superpose,
+            generator=generator,
+        ).mean()
+        for graph, positions_nm in blocks
+    ]
     return torch.stack(losses).mean()
 
 

@@ -79,8 +79,8 @@ def temper(
 ) -> float:
     """Lowest temperature, not below the base, at which ESS ≥ target fraction × number of usable conformers.
 
-    The effective sample size grows with temperature (d ln ESS/dβ = 2(⟨E⟩_2β − ⟨E⟩_β) ≤ 0), so bisection of ln T finds it.
-    Where ``max_kelvin`` does not reach the target, it is returned (or the base, where that is higher).
+    The effective sample size grows with temperature, d ln ESS/dβ = 2(⟨E⟩_2β − ⟨E⟩_β) ≤ 0, so bisection of ln T finds
+    it. Where ``max_kelvin`` does not reach the target, it is returned (or the base, where that is higher).
 
     Raises:
         StageError: no conformer is usable.
@@ -100,6 +100,39 @@ def temper(
         middle = 0.5 * (low + high)
         low, high = (low, middle) if ess(float(np.exp(middle))) >= target else (middle, high)
     return float(np.exp(high))
+
+
+def tempered_step(
+    log_weight: Float[np.ndarray, " conformers"],
+    log_ratio: Float[np.ndarray, " conformers"],
+    *,
+    largest_step: float,
+    ess_fraction: float,
+) -> tuple[Float[np.ndarray, " conformers"], float]:
+    """A step of importance weights towards a target, log w + γ log r, with γ as large as the weights bear.
+
+    γ ≤ ``largest_step`` is lowered by bisection until the effective sample size is at least ``ess_fraction`` of the
+    conformers; where the weights are below that already, γ is 0. With log r_i = −βE(x_i) − log p_θ(x_i) and p_θ fitted
+    to the weighted conformers after each step, the steps end where p_θ ∝ e^{−βE}: each takes the share γ of what is
+    left of the difference (annealed importance sampling, Neal 2001, Stat. Comput. 11, 125, with the model as proposal).
+
+    Returns:
+        Normalised log-weights and γ.
+    """
+    needed = ess_fraction * len(log_weight)
+
+    def enough(gamma: float) -> bool:
+        return effective_sample_size(log_weight + gamma * log_ratio) >= needed
+
+    low, high = 0.0, largest_step
+    if enough(high):
+        low = high
+    else:
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if enough(middle) else (low, middle)
+    moved = log_weight + low * log_ratio
+    return moved - _logsumexp(moved), low
 
 
 def pooled_weights(
@@ -141,6 +174,11 @@ def pooled_weights(
         }
     )
     return table[list(WEIGHT_COLUMNS)].astype(WEIGHT_COLUMNS)
+
+
+def logmeanexp(values: Float[np.ndarray, " values"]) -> float:
+    """ln of the mean of exp(values), without overflow."""
+    return _logsumexp(values) - float(np.log(len(values)))
 
 
 def _logsumexp(values: np.ndarray) -> float:

@@ -146,6 +146,8 @@ class Corridor:
             "model": self.layout.model(lineage[-1]),
             "conformers": [self.layout.ensemble(*member) for member in pool],
             "energies": [self.layout.energies(*member) for member in pool],
+            # The last round's anchor weights; the pretrained model has none.
+            "weights": [self.layout.model(model).parent / "weights.parquet" for model in lineage[1:][-1:]],
         }
 
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_molecules import peptide_topology
 
 from ancdiff.artifacts import molecule_of
 from ancdiff.basins import BASIN_CENTRES_DEG, BASINS, assign_basins, dihedrals, ramachandran
 from ancdiff.molecules import Ensemble
-from test_molecules import peptide_topology
 
 
 @given(st.floats(-179.9, 179.9), st.floats(0.2, 3.0), st.integers(0, 2**31))

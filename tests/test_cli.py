@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,14 +35,10 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_names_every_stage_and_is_quick() -> None:
-    started = time.monotonic()
-    shown = ancdiff("--help")
-    assert shown.returncode == 0
-    for stage in SECTIONS:
-        assert f"\n  {stage} " in shown.stdout
-    # torch alone takes longer than this to import on a slow machine
-    assert time.monotonic() - started < 10
+def test_help_names_every_stage_in_order(monkeypatch, capsys) -> None:
+    assert main(monkeypatch, "--help") == 0
+    words = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ") and line.split()]
+    assert [word for word in words if word in SECTIONS] == list(SECTIONS)
 
 
 def test_help_loads_no_heavy_library() -> None:

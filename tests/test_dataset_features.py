@@ -87,7 +87,7 @@ def test_distances_are_those_of_matrix_powers_and_torsions_follow_them(graph: tu
     assert {(int(i), int(j)) for i, j in paths[:, [0, 3]]} == {(int(i), int(j)) for i, j in np.argwhere(expected == 3)}
     assert len({(int(i), int(j)) for i, j in paths[:, [0, 3]]}) == len(paths)
     for i, j, k, last in paths:
-        assert adjacency[i, j] and adjacency[j, k] and adjacency[k, last]
+        assert adjacency[i, j] == adjacency[j, k] == adjacency[k, last] == 1
     assert {tuple(row[::-1]) for row in paths.tolist()} == {tuple(row) for row in paths.tolist()}
 
 

@@ -1,5 +1,6 @@
 """pretrain, sample and align on a tiny made-up data set: what they write, refuse and leave out."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ TINY = {
     "diffusion": {},
     "pretrain": {"steps": 5, "batch_size": 4, "warmup_steps": 1, "validate_every_steps": 5},
     "sample": {"conformers": 6, "steps": 3, "batch_size": 4},
-    "align": {"steps": 3, "group_size": 4, "groups_per_step": 2, "noise_levels": 4, "control_batch_size": 4},
+    "align": {"steps": 3, "group_size": 4, "groups_per_step": 2, "noise_levels": 4, "anchor_batch_size": 4, "anchor_noise_levels": 4},
 }
 
 
@@ -158,6 +159,23 @@ def test_tempering_is_written_down(results: Path) -> None:
     assert weights["ess"].iloc[0] >= 0.8 * np.isfinite(weights["log_weight"]).sum() * 0.999
 
 
+def test_a_second_round_goes_on_with_the_anchors_weights(results: Path) -> None:
+    run_align(results, "eba_round1")
+    layout = Layout(results)
+    shutil.copytree(layout.ensemble("pretrain", "ala").parent, layout.ensemble("eba_round1", "ala").parent)
+    write_table(layout.energies("eba_round1", "ala"), energy_table(6, np.random.default_rng(9)))
+    run_align(results, "eba_round2")
+    first = read_table(results / "align" / "eba_round1" / "weights.parquet")
+    second = read_table(results / "align" / "eba_round2" / "weights.parquet")
+    for table in (first, second):
+        assert np.exp(table["anchor_log_weight"]).sum() == pytest.approx(1.0)
+    assert set(second["source"]) == {"training", "pretrain", "eba_round1"}
+    both = second.merge(first, on=["source", "conformer"], suffixes=("", "_before"))
+    moved = both["anchor_log_weight"] - both["anchor_log_weight_before"]
+    ratio = both["anchor_step"] * (both["log_weight_before"] + both["model_energy_nats"])
+    assert np.ptp(moved - ratio) < 1e-9  # log a ← log a + γ (−βE + E_θ) up to a constant
+
+
 def test_paper_weighting_runs(results: Path) -> None:
     run_align(results, "eba_round1", align={"weighting": "paper"})
     assert read_json(results / "align" / "eba_round1" / "model.json")["made_by"]["settings"]["align"]["weighting"] == "paper"
@@ -174,6 +192,7 @@ def test_groups_hold_the_asked_share_of_md() -> None:
         graph=None,  # type: ignore[arg-type]
         positions_nm=torch.zeros(10, 2, 3),
         log_weight=torch.zeros(10),
+        anchor_weight=torch.full((10,), 0.1),
         from_md=torch.arange(6),
         from_models=torch.arange(6, 10),
     )

@@ -13,7 +13,8 @@ from ancdiff.provenance import code_stamp, file_sha256, made_by
 FILES = {
     "__init__.py": '"""House."""\n',
     "units.py": "SCALE = 10\n",
-    "score.py": '"""Score."""\nfrom house.inner import energy\n\n\ndef run(x):\n    """Runs."""\n    return energy(x) + 1\n',
+    "score.py": '"""Score."""\nfrom house.inner import energy\n\n\n'
+    'def run(x):\n    """Runs."""\n    return energy(x) + 1\n',
     "inner/__init__.py": "from .energy import energy\n",
     "inner/energy.py": "def energy(x):\n    from ..units import SCALE\n\n    return SCALE * x\n",
     "report.py": "import math\n\nWIDTH = 3\n",

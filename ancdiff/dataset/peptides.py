@@ -38,7 +38,7 @@ def read_simulated(results: Path, system: str, md: str, *, sequence: str) -> MdF
         raise InputError(f"the table of frames lacks {', '.join(missing)}", where=str(table_path), fix=again)
     if sorted(table["frame"]) != list(range(len(ensemble))):
         raise InputError(
-            f"the table has {len(table)} frames, the trajectory beside it {len(ensemble)}, or they are numbered otherwise",
+            f"the {len(table)} frames of this table are not the {len(ensemble)} of the trajectory beside it",
             where=str(table_path),
             fix=again,
         )

@@ -4,12 +4,14 @@ Noise is variance exploding, x_σ = x + σ ε, with data and noise in the subspa
 (dimension 3(N − 1)). A denoiser is any callable D(x_σ, σ) ≈ E[x | x_σ].
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
+@runtime_checkable
 class Denoise(Protocol):
     """D(x_σ, σ): the clean conformers expected behind noisy ones of one molecule."""
 

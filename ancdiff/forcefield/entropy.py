@@ -27,8 +27,8 @@ def hydrogen_entropy_kj_mol(
 ) -> float:
     """−TS = ½ kT Σ ln(ℓ² λ/kT) over the eigenvalues λ of the hydrogen–hydrogen Hessian, ℓ = 0.01 nm.
 
-    Central differences of ``forces`` (kJ/mol/nm of all atoms at given positions): six evaluations for each hydrogen. The
-    harmonic form knows nothing of a rotor's other wells, whose number is the same in all conformers as a rule.
+    Central differences of ``forces`` (kJ/mol/nm of all atoms at given positions): six evaluations for each hydrogen.
+    The harmonic form knows nothing of a rotor's other wells, whose number is the same in all conformers as a rule.
     """
     kt = thermal_energy_kj_mol(temperature_kelvin)
     hessian = hydrogen_hessian(forces, positions_nm, hydrogens)

@@ -20,7 +20,7 @@ class Look:
 
 
 _LOOKS = {
-    "training": Look("#E69F00", "s", (0, (1, 1))),  # type: ignore[arg-type]
+    "training": Look("#E69F00", "s", ":"),
     "reference": Look("#000000", "D", "-"),
     PRETRAINED: Look("#56B4E9", "v", "-"),
     "eba": Look("#0072B2", "o", "-"),
