@@ -62,7 +62,7 @@ class _State:
     generator: torch.Generator
     step: int = 0
     seconds: float = 0.0
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, float | int]] = field(default_factory=list)
 
 
 def train(
@@ -115,7 +115,7 @@ def train(
 
 def _step(
     state: _State, parameters: list[Tensor], loss_of_step: LossOfStep, plan: TrainingPlan, title: str
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """One optimiser step; returns its row of metrics."""
     learning_rate = plan.learning_rate_at(state.step)
     for group in state.optimizer.param_groups:

@@ -12,6 +12,7 @@ from ancdiff import align, pretrain, sample
 from ancdiff.artifacts import read_ensemble, read_json, read_table, write_ensemble, write_table
 from ancdiff.config import StageConfig
 from ancdiff.corridor import Layout
+from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import load_denoiser
 from ancdiff.errors import StageError
 from ancdiff.molecules import ENERGY_COLUMNS, Ensemble
@@ -189,7 +190,7 @@ def test_a_section_that_was_not_handed_over_is_an_error(results: Path) -> None:
 def test_groups_hold_the_asked_share_of_md() -> None:
     pool = align.Pool(
         system="x",
-        graph=None,  # type: ignore[arg-type]
+        graph=molecule_graph(alanine_dipeptide().molecule),
         positions_nm=torch.zeros(10, 2, 3),
         log_weight=torch.zeros(10),
         anchor_weight=torch.full((10,), 0.1),

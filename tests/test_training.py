@@ -102,7 +102,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
-    plan = TrainingPlan(steps=100, learning_rate=1.0, gradient_clip=1, ema_halflife_steps=1, checkpoint_every_seconds=1, warmup_steps=10)
+    plan = TrainingPlan(steps=100, learning_rate=1.0, gradient_clip=1.0, ema_halflife_steps=1.0, checkpoint_every_seconds=1.0, warmup_steps=10)
     rates = [plan.learning_rate_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == pytest.approx(1.0)

@@ -71,7 +71,7 @@ def picture(name: str, figure: Figure | None, **words: str) -> list[Picture]:
             alt=caption.alt.format(**words),
             source="data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode("ascii"),
             png=png.getvalue(),
-            wide=figure.get_figwidth() > _WIDE_INCHES,
+            wide=bool(figure.get_figwidth() > _WIDE_INCHES),
         )
     ]
 
