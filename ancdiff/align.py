@@ -22,17 +22,17 @@ from tqdm import tqdm
 from ancdiff.artifacts import read_ensemble, read_table, write_table
 from ancdiff.config import AlignSettings, DiffusionSettings, StageConfig
 from ancdiff.corridor import Layout, aligned_model, ancestors, split_model
-from ancdiff.denoiser.graph import MoleculeGraph, molecule_graph
+from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
+from ancdiff.denoising import Conformers, denoising_batch_loss, denoising_blocks_loss, load_conformers
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, paper_energy, shared_noise
 from ancdiff.diffusion.noise import centre
 from ancdiff.errors import StageError
 from ancdiff.objectives import eba_dpo_loss, eba_loss, group_effective_size
-from ancdiff.pretrain import Conformers, denoising_batch_loss, denoising_blocks_loss, load_conformers, work_key
 from ancdiff.provenance import made_by
-from ancdiff.training import TrainingPlan, train
+from ancdiff.training import TrainingPlan, train, work_key
 from ancdiff.weights import logmeanexp, pooled_weights, tempered_step
 
 _CHUNK = 16  # conformers whose noisy copies go through the network at once; memory only
@@ -291,13 +291,9 @@ def _model_energy(
 ) -> Callable[[Denoise], Float[Tensor, " conformers"]]:
     """E_θ of a group as a function of the denoiser, all with the same noise. Draws from ``generator``."""
     low, high = diffusion.sigma_min * sigma_data_nm, align.energy_sigma_max * sigma_data_nm
-    shared = shared_noise(
-        align.noise_levels, x.shape[1], sigma_min_nm=low, sigma_max_nm=high, generator=generator
-    )
+    shared = shared_noise(align.noise_levels, x.shape[1], sigma_min_nm=low, sigma_max_nm=high, generator=generator)
     if align.weighting == "paper":
-        return lambda denoise: paper_energy(
-            denoise, x, shared, scale=align.paper_scale, superpose=diffusion.superpose
-        )
+        return lambda denoise: paper_energy(denoise, x, shared, scale=align.paper_scale, superpose=diffusion.superpose)
     return lambda denoise: likelihood_energy(
         denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=diffusion.superpose
     )

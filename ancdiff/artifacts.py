@@ -44,7 +44,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -139,7 +143,9 @@ def write_topology(path: Path, molecule: Molecule, positions_nm: np.ndarray) -> 
             f"ATOM  {i + 1:5d} {padded:<4s} {molecule.residue_names[residue]:>3s} A{residue + 1:4d}    "
             f"{x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {element:>2s}  "
         )
-    lines.append(f"TER   {molecule.n_atoms + 1:5d}      {molecule.residue_names[-1]:>3s} A{len(molecule.residue_names):4d}")
+    lines.append(
+        f"TER   {molecule.n_atoms + 1:5d}      {molecule.residue_names[-1]:>3s} A{len(molecule.residue_names):4d}"
+    )
     lines += [f"CONECT{a + 1:5d}{b + 1:5d}" for a, b in molecule.bonds]
     write_text(path, "\n".join([*lines, "END", ""]))
 

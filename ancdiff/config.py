@@ -75,17 +75,19 @@ class RunSettings(Section):
 class SystemSettings(Section):
     """One molecule: a peptide sequence that `simulate` builds, or the user's own topology and trajectories."""
 
-    sequence: str | None = Field(None, description="residue names joined by '-', e.g. ACE-ALA-NME")
+    sequence: str | None = Field(default=None, description="residue names joined by '-', e.g. ACE-ALA-NME")
     training_basins: dict[Basin, NonNegative] = Field(
         default_factory=dict, description="share of training replicas started in each basin of every residue"
     )
     reference_ns: Positive | None = Field(
-        None, description="nanoseconds of each reference walker; default simulate.reference.replica_ns"
+        default=None, description="nanoseconds of each reference walker; default simulate.reference.replica_ns"
     )
-    topology: str | None = Field(None, description="PDB or mmCIF file of the molecule (own MD)")
-    training: tuple[str, ...] = Field((), description="trajectory files to learn from (own MD)")
-    reference: tuple[str, ...] = Field((), description="trajectory files to compare with (own MD)")
-    split: Literal["train", "test"] = Field("train", description="test: never seen in training, sampled all the same")
+    topology: str | None = Field(default=None, description="PDB or mmCIF file of the molecule (own MD)")
+    training: tuple[str, ...] = Field(default=(), description="trajectory files to learn from (own MD)")
+    reference: tuple[str, ...] = Field(default=(), description="trajectory files to compare with (own MD)")
+    split: Literal["train", "test"] = Field(
+        default="train", description="test: never seen in training, sampled all the same"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> "SystemSettings":
@@ -116,7 +118,9 @@ class TrainingMdSettings(Section):
 
     replicas: Count = 200
     replica_ps: Positive = 10.0
-    equilibration_ps: NonNegative = Field(1.0, description="dropped from each replica's start, at tenfold friction")
+    equilibration_ps: NonNegative = Field(
+        default=1.0, description="dropped from each replica's start, at tenfold friction"
+    )
     frame_interval_ps: Positive = 0.5
 
 
@@ -124,27 +128,27 @@ class ReferenceMdSettings(Section):
     """Converged reference MD by temperature replica exchange, repeated independently for its error bars."""
 
     repeats: Annotated[int, Field(ge=2)] = 2
-    replica_ns: Positive = Field(2.5, description="of each walker; a system's own reference_ns goes before it")
+    replica_ns: Positive = Field(default=2.5, description="of each walker; a system's own reference_ns goes before it")
     equilibration_ns: NonNegative = 0.1
     hotter_kelvin: tuple[Kelvin, ...] = Field(
-        (400.0, 530.0), description="temperatures of the walkers above forcefield.temperature_kelvin, rising"
+        default=(400.0, 530.0), description="temperatures of the walkers above forcefield.temperature_kelvin, rising"
     )
     exchange_interval_ps: Positive = 0.2
-    frame_interval_ps: Positive = Field(0.4, description="frames of the lowest temperature; no others are kept")
+    frame_interval_ps: Positive = Field(default=0.4, description="frames of the lowest temperature; no others are kept")
 
 
 class SimulateSettings(Section):
     """Molecular dynamics of the systems given as sequences."""
 
     source: Literal["bundled", "run"] = Field(
-        "bundled", description="bundled: the data of data/peptides, made by this stage; run: make them again"
+        default="bundled", description="bundled: the data of data/peptides, made by this stage; run: make them again"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        2026, description="of the dynamics alone, so that runs with several seeds learn from the same MD"
+        default=2026, description="of the dynamics alone, so that runs with several seeds learn from the same MD"
     )
     timestep_fs: Annotated[float, Field(gt=0, le=5)] = 4.0
     hydrogen_mass_amu: Annotated[float, Field(ge=1.0, le=4.0)] = Field(
-        3.0, description="mass moved to each hydrogen from its heavy atom, which leaves populations as they are"
+        default=3.0, description="mass moved to each hydrogen from its heavy atom, which leaves populations as they are"
     )
     friction_per_ps: Positive = 1.0
     training: TrainingMdSettings = TrainingMdSettings()
@@ -169,38 +173,41 @@ class DatasetSettings(Section):
 
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     max_bond_stretch: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.3, description="a bond longer or shorter than its median by this fraction is broken: the frame is left out"
+        default=0.3,
+        description="a bond longer or shorter than its median by this fraction is broken: the frame is left out",
     )
 
 
 class DenoiserSettings(Section):
     """The SE(3)-equivariant network."""
 
-    features: Count = Field(128, description="width of the features of an atom")
-    pair_features: Count = Field(32, description="width of the message between two atoms; the cost grows with it")
+    features: Count = Field(default=128, description="width of the features of an atom")
+    pair_features: Count = Field(
+        default=32, description="width of the message between two atoms; the cost grows with it"
+    )
     layers: Count = 4
 
 
 class DiffusionSettings(Section):
     """Variance-exploding noise, in units of the data's own spread σ_data (EDM, arXiv 2206.00364)."""
 
-    sigma_min: Positive = Field(0.004, description="lowest noise, in units of the data's spread")
-    sigma_max: Positive = Field(3.0, description="highest noise, in units of the data's spread")
-    training_median: Positive = Field(0.55, description="median of the log-normal training noise, same units")
+    sigma_min: Positive = Field(default=0.004, description="lowest noise, in units of the data's spread")
+    sigma_max: Positive = Field(default=3.0, description="highest noise, in units of the data's spread")
+    training_median: Positive = Field(default=0.55, description="median of the log-normal training noise, same units")
     training_log_width: Positive = 1.4
-    superpose: bool = Field(True, description="superpose the denoising target on the noisy input (Kabsch)")
+    superpose: bool = Field(default=True, description="superpose the denoising target on the noisy input (Kabsch)")
 
 
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 4000
-    batch_size: Count = 64
-    learning_rate: Positive = 2e-3
+    steps: Count = 3500
+    batch_size: Count = 80
+    learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
-    warmup_steps: Count = 200
+    warmup_steps: Count = 100
     gradient_clip: Positive = 1.0
-    ema_halflife_steps: Positive = 200.0
+    ema_halflife_steps: Positive = 100.0
     validate_every_steps: Count = 250
     checkpoint_every_seconds: Positive = 20.0
 
@@ -208,11 +215,11 @@ class PretrainSettings(Section):
 class SampleSettings(Section):
     """Reverse diffusion: a Heun step costs two network evaluations, the last one costs one (2·steps − 1)."""
 
-    conformers: Count = 512
+    conformers: Count = 400
     solver: Literal["heun", "dpmpp_2m", "stochastic"] = "stochastic"
     steps: Annotated[int, Field(ge=2, le=500)] = 20
     rho: Positive = 7.0
-    churn: NonNegative = Field(8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
+    churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
 
 
@@ -221,15 +228,17 @@ class ScoreSettings(Section):
 
     relax: Literal["none", "hydrogens", "restrained", "full"] = "hydrogens"
     polar_hydrogen_starts: Count = Field(
-        3, description="minima tried for each rotatable polar hydrogen (OH, SH, NH3+); 1: only the nearest"
+        default=3, description="minima tried for each rotatable polar hydrogen (OH, SH, NH3+); 1: only the nearest"
     )
     restraint_kj_mol_nm2: Positive = 10_000.0
-    tolerance_kj_mol_nm: Positive = Field(1.0, description="RMS force at which relaxation ends; 10 leaves up to 0.7 kT")
+    tolerance_kj_mol_nm: Positive = Field(
+        default=1.0, description="RMS force at which relaxation ends; 10 leaves up to 0.7 kT"
+    )
     max_iterations: Count = 500
     hydrogen_entropy: Literal["none", "harmonic"] = Field(
-        "none", description="harmonic: −TS of the hydrogens is added, to aim at the heavy atoms' marginal"
+        default="none", description="harmonic: −TS of the hydrogens is added, to aim at the heavy atoms' marginal"
     )
-    max_md_conformers: Count = Field(1024, description="evenly spaced frames scored of each MD data set")
+    max_md_conformers: Count = Field(default=1024, description="evenly spaced frames scored of each MD data set")
 
     @model_validator(mode="after")
     def _entropy_of_relaxed_hydrogens(self) -> "ScoreSettings":
@@ -242,10 +251,11 @@ class TemperSettings(Section):
     """Per-system effective temperature from a target effective sample size."""
 
     target_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.3, description="effective sample size wanted, as a share of the system's scored conformers"
+        default=0.3, description="effective sample size wanted, as a share of the system's scored conformers"
     )
     max_kelvin: Annotated[float, Field(ge=50, le=100_000)] = Field(
-        2000.0, description="no higher than this, even where the target is not reached (proteins may need 5,000)"
+        default=2000.0,
+        description="no higher than this, even where the target is not reached (proteins may need 5,000)",
     )
 
 
@@ -254,41 +264,47 @@ class AlignSettings(Section):
 
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("eba", "none")
     rounds: Count = 3
-    steps: Count = 200
+    steps: Count = 250
     learning_rate: Positive = 5e-4
     gradient_clip: Positive = 1.0
     ema_halflife_steps: Positive = 40.0
     alpha: Positive = 1.0
-    objective_weight: NonNegative = Field(0.003, description="weight of the objective beside the anchor")
+    objective_weight: NonNegative = Field(default=0.001, description="weight of the objective beside the anchor")
     group_size: Annotated[int, Field(ge=2)] = 8
     groups_per_step: Count = 1
     data_fraction: Fraction = 0.5
     noise_levels: Count = 8
-    energy_sigma_max: Positive = Field(2.0, description="highest noise of the model energy, in units of the spread")
-    weighting: Literal["likelihood", "paper"] = "likelihood"
-    paper_scale: Positive = Field(5000.0, description="T of the paper's E_θ, used by weighting: paper")
-    temper: TemperSettings | None = None
-    anchor: NonNegative = Field(1.0, description="weight of importance-weighted denoising, which holds the denoiser")
-    anchor_batch_size: Count = Field(80, description="conformers of a step of the anchor, and of the control")
-    anchor_step: Fraction = Field(0.3, description="largest γ by which a round moves the anchor's log-weights")
-    anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.15, description="γ is lowered until the anchor's effective sample size is this share of the pool"
+    energy_sigma_max: Positive = Field(
+        default=2.0, description="highest noise of the model energy, in units of the spread"
     )
-    anchor_noise_levels: Count = Field(16, description="of the model energies of the whole pool, once a round")
+    weighting: Literal["likelihood", "paper"] = "likelihood"
+    paper_scale: Positive = Field(default=5000.0, description="T of the paper's E_θ, used by weighting: paper")
+    temper: TemperSettings | None = None
+    anchor: NonNegative = Field(
+        default=1.0, description="weight of importance-weighted denoising, which holds the denoiser"
+    )
+    anchor_batch_size: Count = Field(default=80, description="conformers of a step of the anchor, and of the control")
+    anchor_step: Fraction = Field(default=0.3, description="largest γ by which a round moves the anchor's log-weights")
+    anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
+    )
+    anchor_noise_levels: Count = Field(default=16, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
 
 
 class EvaluateSettings(Section):
     """Comparison of every ensemble with the reference."""
 
-    ramachandran_bins: Annotated[int, Field(ge=4, le=180)] = Field(36, description="bins along each of φ and ψ")
+    ramachandran_bins: Annotated[int, Field(ge=4, le=180)] = Field(default=36, description="bins along each of φ and ψ")
     bootstrap_repeats: Annotated[int, Field(ge=20)] = 200
     bootstrap_blocks: Annotated[int, Field(ge=2)] = Field(
-        20, description="MD with fewer replicas than this is cut in time, so that as many blocks are resampled"
+        default=20, description="MD with fewer replicas than this is cut in time, so that as many blocks are resampled"
     )
-    floor_draws: Count = Field(20, description="draws of the sample size from each half of an MD data set, averaged")
+    floor_draws: Count = Field(
+        default=20, description="draws of the sample size from each half of an MD data set, averaged"
+    )
     counted_basin_population: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.02, description="basins rarer than this in the reference do not count in the free-energy error"
+        default=0.05, description="basins rarer than this in the reference do not count in the free-energy error"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
 
@@ -297,9 +313,13 @@ class ReportSettings(Section):
     """The HTML report."""
 
     title: str = "Peptide ensembles, aligned with a force field"
-    pictured_conformers: Count = Field(12, description="conformers of each ensemble in pictures and in the 3D view")
-    pictured_systems: Count = Field(12, description="systems with rows, maps and pictures of their own; all are averaged")
-    mapped_residues: Count = Field(8, description="longer chains get one Ramachandran map of all residues together")
+    pictured_conformers: Count = Field(
+        default=12, description="conformers of each ensemble in pictures and in the 3D view"
+    )
+    pictured_systems: Count = Field(default=12, description="systems with rows, maps and pictures of their own")
+    mapped_residues: Count = Field(
+        default=8, description="longer chains get one Ramachandran map of all residues together"
+    )
 
 
 class Config(Section):
@@ -427,7 +447,10 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         inner = [
             kind
-            for kind in (section.model_fields[str(part)].annotation, *get_args(section.model_fields[str(part)].annotation))
+            for kind in (
+                section.model_fields[str(part)].annotation,
+                *get_args(section.model_fields[str(part)].annotation),
+            )
             if isinstance(kind, type) and issubclass(kind, Section)
         ]
         if not inner:

@@ -72,7 +72,7 @@ def natural_stereocentres(
     index = {(int(residue_of_atom[i]), name): i for i, name in enumerate(atom_names)}
     rows = []
     for r, residue in enumerate(residue_names):
-        wanted = [("CA", _BACKBONE_STEREO)]
+        wanted: list[tuple[str, tuple[str, str, str]]] = [("CA", _BACKBONE_STEREO)]
         if residue in _SIDECHAIN_STEREO:
             wanted.append(_SIDECHAIN_STEREO[residue])
         for centre, neighbours in wanted:

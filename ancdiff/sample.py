@@ -76,6 +76,8 @@ def draw_conformers(
     positions = torch.cat(drawn).numpy()
     if not np.isfinite(positions).all():
         raise StageError(
-            "sampling left the finite numbers", where=title, fix="train longer, or sample with more steps (sample.steps)"
+            "sampling left the finite numbers",
+            where=title,
+            fix="train longer, or sample with more steps (sample.steps)",
         )
     return positions

@@ -6,14 +6,16 @@ number of threads).
 """
 
 import fcntl
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -114,7 +116,7 @@ def train(
 
 
 def _step(
-    state: _State, parameters: list[Tensor], loss_of_step: LossOfStep, plan: TrainingPlan, title: str
+    state: _State, parameters: Sequence[Tensor], loss_of_step: LossOfStep, plan: TrainingPlan, title: str
 ) -> dict[str, float | int]:
     """One optimiser step; returns its row of metrics."""
     learning_rate = plan.learning_rate_at(state.step)
@@ -135,8 +137,8 @@ def _step(
     # Early on the average forgets its random start sooner than its half-life says.
     decay = min(0.5 ** (1.0 / plan.ema_halflife_steps), (1 + state.step) / (10 + state.step))
     with torch.no_grad():
-        averaged = [p for p in state.ema.parameters()]
-        torch._foreach_lerp_(averaged, [p.detach() for p in state.model.parameters()], 1.0 - decay)
+        for averaged, current in zip(state.ema.parameters(), state.model.parameters(), strict=True):
+            averaged.lerp_(current, 1.0 - decay)
     return {
         "step": state.step,
         "loss": loss.item(),
@@ -173,6 +175,11 @@ def _restore(state: _State, path: Path) -> None:
     state.generator.set_state(tensors["generator"])
     state.step, state.seconds = int(header["step"]), float(header["seconds"])
     state.rows = json.loads(header["rows"])
+
+
+def work_key(record: Mapping[str, Any]) -> str:
+    """Name of a work folder: a hash of the settings, code, seed and parents that a training belongs to."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager

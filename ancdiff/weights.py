@@ -24,7 +24,7 @@ WEIGHT_COLUMNS: dict[str, str] = {
     "log_weight": "float64",  # normalised over the system's pool; −inf where scoring failed
     "ess": "float64",  # effective sample size of the system's pool
 }
-_BISECTIONS = 60  # halves of an interval of ln T that is at most ln(1e5 / 50) wide: below rounding
+_BISECTIONS = 50  # halves of an interval of ln T that is at most ln(1e5 / 50) wide: below rounding
 
 
 def log_weights(

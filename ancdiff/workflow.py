@@ -188,7 +188,7 @@ def own_files(system: SystemSettings) -> list[Path]:
 def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
     """Check a run's configuration before its first job, for the Snakefile; ``files`` are where it comes from.
 
-    Rules start ``python``; the one beside the running interpreter comes first on PATH, so that an environment need not be
+    Rules start ``python``; the one beside the running interpreter comes first on PATH, so an environment need not be
     activated. (A conda environment that a rule activates comes before it again.)
 
     Raises:

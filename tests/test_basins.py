@@ -3,7 +3,7 @@
 import mdtraj
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_molecules import peptide_topology
 
@@ -12,6 +12,7 @@ from ancdiff.basins import BASIN_CENTRES_DEG, BASINS, assign_basins, dihedrals, 
 from ancdiff.molecules import Ensemble
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats(-179.9, 179.9), st.floats(0.2, 3.0), st.integers(0, 2**31))
 def test_a_dihedral_of_known_angle_whatever_the_place(angle_deg: float, stretch: float, seed: int) -> None:
     angle = np.radians(angle_deg)

@@ -46,7 +46,7 @@ def test_not_equivariant_under_reflections() -> None:
 
 
 def test_without_chiral_features_it_cannot_tell_a_mirror_image() -> None:
-    """The checker sees the difference: with torsions, volumes and cross products off, the network is O(3)-equivariant."""
+    """With torsions, volumes and cross products off, the network is O(3)-equivariant, and the check sees it."""
     denoiser, graph, x = make_denoiser()
     none = {name: getattr(graph, name)[:0] for name in ("torsions", "torsion_pair", "stereocentres")}
     blind = MoleculeGraph(**{**graph.__dict__, **none})
@@ -66,7 +66,7 @@ def test_without_chiral_features_it_cannot_tell_a_mirror_image() -> None:
         pytest.param(lambda y: centre(y).abs(), id="absolute values"),
     ],
 )
-def test_the_checker_fails_on_broken_functions(broken) -> None:  # noqa: ANN001
+def test_the_checker_fails_on_broken_functions(broken) -> None:
     x = torch.randn(3, 5, 3, generator=seeded(), dtype=torch.float64)
     with pytest.raises(AssertionError, match="not SE\\(3\\)-equivariant"):
         assert_equivariant(broken, x, tolerance=1e-6, generator=seeded(1))
@@ -109,5 +109,5 @@ def test_damaged_models_are_named(tmp_path: Path, damage: str) -> None:
     else:
         record = path.with_suffix(".json")
         record.write_text(record.read_text().replace('"layers": 2', '"layers": 3'))
-    with pytest.raises(InputError, match="model|weights"):
+    with pytest.raises(InputError, match=r"model|weights"):
         load_denoiser(path)

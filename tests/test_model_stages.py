@@ -28,7 +28,14 @@ TINY = {
     "diffusion": {},
     "pretrain": {"steps": 5, "batch_size": 4, "warmup_steps": 1, "validate_every_steps": 5},
     "sample": {"conformers": 6, "steps": 3, "batch_size": 4},
-    "align": {"steps": 3, "group_size": 4, "groups_per_step": 2, "noise_levels": 4, "anchor_batch_size": 4, "anchor_noise_levels": 4},
+    "align": {
+        "steps": 3,
+        "group_size": 4,
+        "groups_per_step": 2,
+        "noise_levels": 4,
+        "anchor_batch_size": 4,
+        "anchor_noise_levels": 4,
+    },
 }
 
 
@@ -179,7 +186,10 @@ def test_a_second_round_goes_on_with_the_anchors_weights(results: Path) -> None:
 
 def test_paper_weighting_runs(results: Path) -> None:
     run_align(results, "eba_round1", align={"weighting": "paper"})
-    assert read_json(results / "align" / "eba_round1" / "model.json")["made_by"]["settings"]["align"]["weighting"] == "paper"
+    assert (
+        read_json(results / "align" / "eba_round1" / "model.json")["made_by"]["settings"]["align"]["weighting"]
+        == "paper"
+    )
 
 
 def test_a_section_that_was_not_handed_over_is_an_error(results: Path) -> None:

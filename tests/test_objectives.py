@@ -45,7 +45,9 @@ def test_equal_energies_are_uniform_weights() -> None:
     model = torch.tensor([1.0, 0.0])
     # KL(½, ½ ‖ p) by hand
     p = torch.softmax(-model, 0)
-    assert eba_loss(torch.zeros(2), model, alpha=1.0).item() == pytest.approx(-0.5 * math.log(4 * p[0] * p[1]), rel=1e-6)
+    assert eba_loss(torch.zeros(2), model, alpha=1.0).item() == pytest.approx(
+        -0.5 * math.log(4 * p[0] * p[1]), rel=1e-6
+    )
 
 
 def test_dpo_is_eba_of_two_conformers_at_zero_temperature() -> None:

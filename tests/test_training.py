@@ -19,7 +19,12 @@ from ancdiff.testing import alanine_dipeptide
 from ancdiff.training import TrainingPlan, train
 
 PLAN = TrainingPlan(
-    steps=12, learning_rate=1e-3, gradient_clip=1.0, ema_halflife_steps=5.0, checkpoint_every_seconds=0.0, warmup_steps=3
+    steps=12,
+    learning_rate=1e-3,
+    gradient_clip=1.0,
+    ema_halflife_steps=5.0,
+    checkpoint_every_seconds=0.0,
+    warmup_steps=3,
 )
 
 
@@ -33,12 +38,18 @@ def loss_of_step(denoiser: Denoiser, generator: torch.Generator) -> tuple[Tensor
     clean = centre(torch.as_tensor(ensemble.positions_nm)).repeat(4, 1, 1)
     graph = molecule_graph(ensemble.molecule)
     loss = denoising_loss(
-        denoiser.on(graph), clean, sigma_data_nm=0.15, median_nm=0.08, log_width=1.4, superpose=True, generator=generator
+        denoiser.on(graph),
+        clean,
+        sigma_data_nm=0.15,
+        median_nm=0.08,
+        log_width=1.4,
+        superpose=True,
+        generator=generator,
     )
     return loss.mean(), {"extra": 1.0}
 
 
-def run(work: Path, plan: TrainingPlan = PLAN, loss=loss_of_step) -> tuple[Denoiser, pd.DataFrame]:  # noqa: ANN001
+def run(work: Path, plan: TrainingPlan = PLAN, loss=loss_of_step) -> tuple[Denoiser, pd.DataFrame]:
     return train(make_denoiser(), loss, plan, generator=torch.Generator().manual_seed(1), work=work, title="test")
 
 
@@ -71,7 +82,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one_whole(
     checkpoint = tmp_path / "work" / "checkpoint.safetensors"
     before = checkpoint.read_bytes()
 
-    def half_written(tensors, path, metadata) -> None:  # noqa: ANN001
+    def half_written(tensors, path, metadata) -> None:
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -86,7 +97,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_message(tmp_path: Path) -> None:
         loss, logged = loss_of_step(denoiser, generator)
         return loss * math.inf, logged
 
-    with pytest.raises(StageError, match="the loss became inf .* at step 1"):
+    with pytest.raises(StageError, match=r"the loss became inf .* at step 1"):
         run(tmp_path / "work", loss=infinite)
 
 
@@ -96,13 +107,22 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    plan = TrainingPlan(steps=150, learning_rate=5e-3, gradient_clip=1.0, ema_halflife_steps=10.0, checkpoint_every_seconds=1e9)
+    plan = TrainingPlan(
+        steps=150, learning_rate=5e-3, gradient_clip=1.0, ema_halflife_steps=10.0, checkpoint_every_seconds=1e9
+    )
     _, metrics = run(tmp_path / "work", plan)
     assert metrics["loss"].tail(30).mean() < 0.7 * metrics["loss"].head(10).mean()
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
-    plan = TrainingPlan(steps=100, learning_rate=1.0, gradient_clip=1.0, ema_halflife_steps=1.0, checkpoint_every_seconds=1.0, warmup_steps=10)
+    plan = TrainingPlan(
+        steps=100,
+        learning_rate=1.0,
+        gradient_clip=1.0,
+        ema_halflife_steps=1.0,
+        checkpoint_every_seconds=1.0,
+        warmup_steps=10,
+    )
     rates = [plan.learning_rate_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == pytest.approx(1.0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -17,6 +17,7 @@ energies = hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-500, 5
 kelvins = st.floats(100, 2000)
 
 
+@settings(deadline=None, max_examples=50)
 @given(energies, kelvins)
 def test_weights_are_normalised_and_ordered_as_boltzmann(energy: np.ndarray, kelvin: float) -> None:
     log_weight = log_weights(energy, kelvin)
@@ -26,6 +27,7 @@ def test_weights_are_normalised_and_ordered_as_boltzmann(energy: np.ndarray, kel
     np.testing.assert_allclose(ratios, -(energy - energy[0]) / thermal_energy_kj_mol(kelvin), atol=1e-9)
 
 
+@settings(deadline=None, max_examples=50)
 @given(energies, kelvins, st.floats(-1e5, 1e5), st.randoms(use_true_random=False))
 def test_shift_and_permutation(energy: np.ndarray, kelvin: float, shift: float, random) -> None:
     reference = log_weights(energy, kelvin)
@@ -35,6 +37,7 @@ def test_shift_and_permutation(energy: np.ndarray, kelvin: float, shift: float, 
     np.testing.assert_allclose(log_weights(energy[order], kelvin), reference[order], atol=1e-12)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 200), st.floats(-1e6, 1e6), kelvins)
 def test_equal_energies_are_uniform(n: int, energy: float, kelvin: float) -> None:
     log_weight = log_weights(np.full(n, energy), kelvin)
@@ -42,6 +45,7 @@ def test_equal_energies_are_uniform(n: int, energy: float, kelvin: float) -> Non
     assert effective_sample_size(log_weight) == pytest.approx(n)
 
 
+@settings(deadline=None, max_examples=50)
 @given(energies, kelvins, kelvins)
 def test_ess_grows_with_temperature_within_its_bounds(energy: np.ndarray, one: float, other: float) -> None:
     cold, hot = (effective_sample_size(log_weights(energy, t)) for t in sorted((one, other)))
@@ -80,6 +84,7 @@ def test_no_energy_at_all_stops_with_the_place(energy: np.ndarray) -> None:
         effective_sample_size(np.array([-np.inf]))
 
 
+@settings(deadline=None, max_examples=50)
 @given(energies, st.floats(0.05, 0.95))
 def test_temper_finds_the_lowest_temperature_that_reaches_the_target(energy: np.ndarray, fraction: float) -> None:
     settings = TemperSettings(target_ess_fraction=fraction, max_kelvin=2000.0)

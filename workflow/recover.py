@@ -1,7 +1,7 @@
 """Clear up after a workflow that was killed in this folder, so that the next one can start. `make run` calls it.
 
 SIGKILL leaves two things behind: Snakemake's lock on the folder, and jobs that go on with nobody to collect their
-results. Where a Snakemake still runs in this folder, nothing is touched. Reads /proc, and does nothing where there is none.
+results. Where a Snakemake still runs in this folder, nothing is touched. Without /proc it does nothing but unlock.
 """
 
 import os

@@ -62,9 +62,9 @@ def check_frames(frames: MdFrames, *, max_bond_stretch: float) -> list[str | Non
         reasons[f] = reason
     good = np.array([f for f in good if reasons[f] is None], dtype=np.int64)
     wrong = signed_volumes(positions[good].astype(np.float64), molecule.stereocentres) <= 0
-    for f, centre in zip(good[wrong.any(axis=1)], wrong.argmax(axis=1)[wrong.any(axis=1)], strict=True):
-        atom = int(molecule.stereocentres[centre, 0])
-        reasons[f] = f"chirality: {atom_label(molecule, atom)} is not of the natural (L) hand"
+    for row in np.flatnonzero(wrong.any(axis=1)):
+        atom = int(molecule.stereocentres[wrong[row].argmax(), 0])
+        reasons[good[row]] = f"chirality: {atom_label(molecule, atom)} is not of the natural (L) hand"
     return reasons
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from ancdiff.artifacts import dcd_frames
 from ancdiff.config import SystemSettings
 from ancdiff.dataset.checks import expected_bond_lengths, length_scale
 from ancdiff.dataset.frames import MdFrames
@@ -71,7 +72,7 @@ def read_trajectories(system: str, settings: SystemSettings) -> dict[str, MdFram
                 replica=np.repeat(np.arange(len(replicas)), [len(r) for r in replicas]),
                 frame=np.concatenate([np.arange(len(r)) for r in replicas]),
                 files=(topology_path, *paths),
-                notes=solute.notes,
+                notes=(*solute.notes, *_cut_files(paths, replicas)),
             )
     molecule, notes = _with_real_links(solute.molecule, [frames.positions_nm for frames in sets.values()])
     _require_bonds(molecule, where=str(topology_path))
@@ -326,6 +327,14 @@ def _outward(n_atoms: int, bonds: np.ndarray) -> Iterator[tuple[int, int]]:
                     seen[child] = True
                     pending.append(child)
                     yield parent, child
+
+
+def _cut_files(paths: list[Path], replicas: list[np.ndarray]) -> Iterator[str]:
+    """DCD files that hold fewer frames than their header promises (a run that was stopped; other formats fail)."""
+    for path, positions in zip(paths, replicas, strict=True):
+        promised = dcd_frames(path)
+        if promised is not None and promised > len(positions):
+            yield f"{path.name} promises {promised} frames and holds {len(positions)}"
 
 
 def _require_file(path: Path) -> None:

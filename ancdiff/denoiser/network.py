@@ -83,7 +83,9 @@ class EquivariantNetwork(nn.Module):
             }
         )
         self.position = nn.Linear(len(POSITION_FEATURES), width)
-        self.noise = nn.Sequential(nn.Linear(1 + 2 * len(_NOISE_FREQUENCIES), width), nn.SiLU(), nn.Linear(width, width))
+        self.noise = nn.Sequential(
+            nn.Linear(1 + 2 * len(_NOISE_FREQUENCIES), width), nn.SiLU(), nn.Linear(width, width)
+        )
         self.layers = nn.ModuleList(Layer(width, settings.pair_features) for _ in range(settings.layers))
 
     def forward(
@@ -110,6 +112,9 @@ class Layer(nn.Module):
     Messages are symmetric, so each pair is worked out once. The cross products are what can drive a stereocentre out of
     its plane to the right side: where it is nearly flat, all difference vectors lie in the plane.
     """
+
+    radial_centres: Tensor
+    radial_scales: Tensor
 
     def __init__(self, width: int, pair_width: int) -> None:
         super().__init__()

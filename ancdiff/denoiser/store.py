@@ -33,7 +33,9 @@ def load_denoiser(path: Path) -> tuple[Denoiser, dict[str, Any]]:
     """
     record = read_json(path.with_suffix(".json"))
     if not path.is_file():
-        raise InputError("there is no such model", where=str(path), fix="run the stage that makes it (pretrain or align)")
+        raise InputError(
+            "there is no such model", where=str(path), fix="run the stage that makes it (pretrain or align)"
+        )
     denoiser = Denoiser(DenoiserSettings(**record["denoiser"]), sigma_data_nm=record["sigma_data_nm"])
     try:
         denoiser.load_state_dict(load_file(path))

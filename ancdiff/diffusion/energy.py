@@ -42,7 +42,9 @@ def denoising_loss(
 ) -> Float[Tensor, " batch"]:
     """EDM loss per conformer, λ(σ) ‖D(x + σε; σ) − R x‖² / 3(N − 1) with λ = (σ² + σ_d²)/(σ σ_d)².
 
-    ``clean_nm`` is centred. Draws σ and ε from ``generator``. Reference: Karras et al. 2022 (arXiv 2206.00364), table 1.
+    ``clean_nm`` is centred. Draws σ and ε from ``generator``.
+
+    Reference: Karras et al. 2022 (arXiv 2206.00364), table 1.
     """
     batch, atoms, _ = clean_nm.shape
     sigma = lognormal_sigma(batch, median_nm=median_nm, log_width=log_width, generator=generator)

@@ -19,9 +19,7 @@ def centred_noise(
     return centre(torch.randn(shape, generator=generator, device=generator.device, dtype=dtype))
 
 
-def lognormal_sigma(
-    n: int, *, median_nm: float, log_width: float, generator: torch.Generator
-) -> Float[Tensor, " {n}"]:
+def lognormal_sigma(n: int, *, median_nm: float, log_width: float, generator: torch.Generator) -> Float[Tensor, " {n}"]:
     """Training noise levels, ln σ ~ N(ln median, log_width²), one per stratum of equal probability.
 
     Stratifying leaves each level's distribution as it is and lowers the variance of their mean.
@@ -39,7 +37,9 @@ def stratified_log_uniform_sigma(
     n: int, *, sigma_min_nm: float, sigma_max_nm: float, generator: torch.Generator
 ) -> Float[Tensor, " {n}"]:
     """Noise levels uniform in ln σ, one in each of ``n`` equal strata, ascending. Draws from ``generator``."""
-    uniform = (torch.arange(n, device=generator.device) + torch.rand(n, generator=generator, device=generator.device)) / n
+    uniform = (
+        torch.arange(n, device=generator.device) + torch.rand(n, generator=generator, device=generator.device)
+    ) / n
     return sigma_min_nm * (sigma_max_nm / sigma_min_nm) ** uniform
 
 

@@ -5,6 +5,7 @@ Each solves the probability-flow ODE dx/dσ = (x − D(x; σ))/σ, or its stocha
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -75,8 +76,7 @@ def _heun_step(denoise: Denoise, x: Positions, sigma: float, sigma_next: float) 
 
 
 def _pairs(sigma_nm: Levels) -> Iterator[tuple[float, float]]:
-    values = sigma_nm.tolist()
-    return zip(values[:-1], values[1:], strict=True)
+    return pairwise(sigma_nm.tolist())
 
 
 def _full(x: Positions, sigma: float) -> Float[Tensor, " batch"]:

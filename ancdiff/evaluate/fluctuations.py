@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from ancdiff.evaluate.resampling import Weights
 
 _ROUNDS = 5
-"""Superposing on the mean and taking the mean anew; a further round moves a tetrapeptide's RMSF by less than 1e-5 nm."""
+"""Superposing on the mean and taking it anew; a further round moves a tetrapeptide's RMSF by less than 1e-5 nm."""
 
 
 def superpose(

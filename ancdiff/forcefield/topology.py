@@ -50,7 +50,7 @@ def topology_of_molecule(molecule: Molecule) -> Any:
             element = app.Element.getBySymbol(symbol)
         except KeyError as error:
             raise InputError(
-                f"atom {name} of {molecule.residue_names[int(residue)]} {int(residue) + 1} has no known element ('{symbol}')",
+                f"atom {name} of {molecule.residue_names[int(residue)]} {int(residue) + 1} has no element ('{symbol}')",
                 where=molecule.name,
                 fix="write the element in columns 77-78 of the PDB file",
             ) from error

@@ -1,0 +1,494 @@
+"""The workflow on a tiny configuration, really run: what reruns, what does not, and what survives a SIGKILL.
+
+The repository is copied, so that its code can be changed; `python -m ancdiff` and the Snakefile take the package of the
+copy. Where a dry run tells enough, it is one.
+"""
+
+import ast
+import base64
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ancdiff import workflow
+from ancdiff.config import Config, Section, load_config
+from ancdiff.corridor import PRETRAINED, Layout
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TINY = "tests/tiny.yaml"
+FOLLOWING_ALIGN = {"sample": 1, "score": 1, "evaluate": 1, "report": 1, "all": 1}
+# One thread for training, as sums over several threads may differ in their last digit.
+RUN = ("--cores", "2", "--set-threads", "pretrain=1", "--configfile", TINY)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the repository in which the workflow runs."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "tiny"
+
+    def snakemake(self, *arguments: str, run: tuple[str, ...] = RUN) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end, both streams in one."""
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", *run, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+
+    def finish(self, *arguments: str) -> str:
+        """Run and insist that it ends well."""
+        ran = self.snakemake(*arguments)
+        assert ran.returncode == 0, ran.stdout
+        return ran.stdout
+
+    def planned(self, *arguments: str, run: tuple[str, ...] = RUN) -> dict[str, int]:
+        """How many jobs of each rule a run would start now."""
+        ran = self.snakemake("--dry-run", *arguments, run=run)
+        assert ran.returncode == 0, ran.stdout
+        if "Nothing to be done" in ran.stdout:
+            return {}
+        table = ran.stdout.split("Job stats:")[1].split("total")[0].splitlines()[3:]
+        return {name: int(count) for name, count in (line.split() for line in table if line.strip())}
+
+    def copy_to(self, folder: Path) -> "Project":
+        """The same project, results and Snakemake's records included, for a test that changes them."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
+
+def copy_repository(folder: Path) -> Project:
+    """The repository's files, without results and environments; the bundled MD is linked."""
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", ".snakemake", ".*_cache", "__pycache__", "results", "data", "*.egg-info"
+    )
+    shutil.copytree(REPOSITORY, folder, ignore=left_out)
+    if (REPOSITORY / "data").is_dir():
+        (folder / "data").symlink_to(REPOSITORY / "data")
+    return Project(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose tiny run has ended; tests leave it as it is."""
+    project = copy_repository(tmp_path_factory.mktemp("finished") / "ancdiff")
+    project.finish()
+    return project
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Project:
+    """A project without results."""
+    return copy_repository(tmp_path / "ancdiff")
+
+
+def digests(folder: Path, patterns: tuple[str, ...] = ("*",)) -> dict[str, str]:
+    """SHA-256 of the files below a folder, hidden ones left out."""
+    found = {}
+    for path in (path for pattern in patterns for path in folder.rglob(pattern)):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            found[str(relative)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- what a run leaves
+
+
+def test_a_run_ends_with_its_report_and_leaves_no_hidden_work(finished: Project) -> None:
+    page = (finished.results / "report.html").read_text(encoding="utf-8")
+    assert "A tiny run" in page
+    assert not list(finished.results.rglob(".work/*"))
+    for stage in workflow.SECTIONS:
+        assert list((finished.results / "benchmarks").glob(f"{stage}*")), f"no benchmark of {stage}"
+        assert list((finished.results / "logs").glob(f"{stage}*")), f"no log of {stage}"
+
+
+def test_a_second_run_has_nothing_to_do(finished: Project) -> None:
+    assert "Nothing to be done" in finished.finish()
+
+
+def test_snakemake_report_works(finished: Project, tmp_path: Path) -> None:
+    finished.finish("--report", str(tmp_path / "snakemake.html"))
+    assert "report.html" in (tmp_path / "snakemake.html").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------- what reruns
+
+
+def test_changed_alignment_reruns_align_and_what_follows_only(finished: Project) -> None:
+    assert finished.planned("--config", 'align={"steps": 7}') == {"align": 1} | FOLLOWING_ALIGN
+
+
+@pytest.mark.parametrize(
+    ("change", "first", "untouched"),
+    [
+        ('score={"max_iterations": 60}', "score", {"simulate", "dataset", "pretrain"}),
+        ('pretrain={"steps": 160}', "pretrain", {"simulate", "dataset"}),
+        ('evaluate={"seed": 8}', "evaluate", {"simulate", "dataset", "pretrain", "sample", "score", "align"}),
+        ('simulate={"seed": 8}', "simulate", set()),
+    ],
+)
+def test_a_changed_setting_reruns_its_stage_and_none_before(
+    finished: Project, change: str, first: str, untouched: set[str]
+) -> None:
+    planned = finished.planned("--config", change)
+    assert {first, "report"} <= set(planned)
+    assert not untouched & set(planned)
+
+
+def test_another_round_keeps_the_rounds_that_are_done(finished: Project) -> None:
+    planned = finished.planned("--config", 'align={"rounds": 2}')
+    assert "pretrain" not in planned
+    assert "simulate" not in planned
+
+
+def edit(path: Path, change: Callable[[str], str]) -> Callable[[], None]:
+    """Change a file; returns what puts it back, modification time included."""
+    before, stat = path.read_text(encoding="utf-8"), path.stat()
+    after = change(before)
+    assert after != before
+    path.write_text(after, encoding="utf-8")
+
+    def undo() -> None:
+        path.write_text(before, encoding="utf-8")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    return undo
+
+
+def with_a_number_changed(source: str) -> str:
+    """The code with the first number inside one of its functions raised by one."""
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    number = next(
+        node
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float)
+    )
+    lines = source.splitlines(keepends=True)
+    line = lines[number.lineno - 1].encode()
+    assert number.end_col_offset is not None
+    changed = line[: number.col_offset] + str(number.value + 1).encode() + line[number.end_col_offset :]
+    lines[number.lineno - 1] = changed.decode()
+    return "".join(lines)
+
+
+def test_a_changed_number_in_the_code_of_score_reruns_score_and_what_follows_only(finished: Project) -> None:
+    undo = edit(finished.folder / "ancdiff" / "score.py", with_a_number_changed)
+    planned = finished.planned()
+    undo()
+    assert planned == {"score": 4, "align": 1} | FOLLOWING_ALIGN | {"score": 4}
+    assert finished.planned() == {}
+
+
+def test_a_changed_number_in_the_force_field_reruns_score_and_simulate_but_not_training_code(finished: Project) -> None:
+    undo = edit(finished.folder / "ancdiff" / "pretrain.py", with_a_number_changed)
+    planned = finished.planned()
+    undo()
+    assert "pretrain" in planned
+    assert not {"simulate", "dataset"} & set(planned)
+
+
+def test_a_changed_template_reruns_the_report_only(finished: Project) -> None:
+    undo = edit(finished.folder / "ancdiff" / "report" / "report.css", lambda text: text + "\nbody { color: teal; }\n")
+    planned = finished.planned()
+    undo()
+    assert planned == {"report": 1, "all": 1}
+
+
+def test_comments_and_docstrings_rerun_nothing(finished: Project) -> None:
+    undo = []
+    for path in (finished.folder / "ancdiff").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        body = ast.parse(source).body
+        if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            undo.append(edit(path, lambda text: text.replace('"""', '"""Said in other words. ', 1) + "\n# a comment\n"))
+    assert len(undo) > 10
+    planned = finished.planned()
+    for put_back in undo:
+        put_back()
+    assert planned == {}
+
+
+def test_touched_files_rerun_nothing(finished: Project) -> None:
+    for folder in ("results", "ancdiff", "workflow"):
+        for path in (finished.folder / folder).rglob("*"):
+            if path.is_file():
+                path.touch()
+    for name in ("Snakefile", TINY):
+        (finished.folder / name).touch()
+    assert finished.planned() == {}
+
+
+def test_what_an_interrupted_run_made_anew_still_reruns_what_follows(finished: Project, tmp_path: Path) -> None:
+    """The next invocation sees by contents that stages after the interruption are out of date."""
+    project = finished.copy_to(tmp_path / "interrupted")
+    project.finish("--config", 'simulate={"seed": 8}', "--until", "dataset")
+    planned = project.planned("--config", 'simulate={"seed": 8}')
+    assert not {"simulate", "dataset"} & set(planned)
+    assert {"pretrain", "sample", "score", "align", "evaluate", "report"} <= set(planned)
+
+
+# ---------------------------------------------------------------------------------------------- SIGKILL
+
+
+def start(project: Project, log: Path) -> subprocess.Popen[bytes]:
+    """Start the run in a process group of its own, one job at a time."""
+    run = ("--cores", "1", "--configfile", TINY)
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *run],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=log.open("wb"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def kill_in(project: Project, stage: str, log: Path) -> None:
+    """SIGKILL the run and all its jobs while a job of a stage is at work."""
+    running = start(project, log)
+    logs = project.results / "logs"
+    before = set(logs.glob(f"{stage}/**/*.log")) | set(logs.glob(f"{stage}.log"))
+    for path in before:  # an earlier, finished job of the stage
+        os.utime(path, (0, 0))
+    try:
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline:
+            assert running.poll() is None, f"the run ended before {stage} was killed:\n{log.read_text()}"
+            current = [*logs.glob(f"{stage}/**/*.log"), *logs.glob(f"{stage}.log")]
+            if any(path.stat().st_mtime > 0 for path in current) and at_work(project, stage):
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail(f"{stage} did not start:\n{log.read_text()}")
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+
+
+def at_work(project: Project, stage: str) -> bool:
+    """Training is killed when it has a checkpoint to go on from, other stages as soon as they have begun."""
+    work = {"pretrain": "pretrain/.work", "align": "align/*/.work"}.get(stage)
+    return work is None or any(path.is_file() for folder in project.results.glob(work) for path in folder.rglob("*"))
+
+
+def test_a_run_killed_in_each_stage_goes_on_and_loses_nothing(
+    fresh: Project, finished: Project, tmp_path: Path
+) -> None:
+    kept: dict[str, str] = {}
+    for number, stage in enumerate(workflow.SECTIONS):
+        kill_in(fresh, stage, tmp_path / f"{number}-{stage}.log")
+        done = finished_outputs(fresh)
+        assert kept.items() <= done.items(), f"a finished file was lost or changed when {stage} was killed"
+        kept = done
+        recovered = subprocess.run(
+            [sys.executable, "workflow/recover.py", "--configfile", TINY],
+            cwd=fresh.folder,
+            env=fresh.environment | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert recovered.returncode == 0, recovered.stderr
+        assert "unlocking" in recovered.stderr
+    fresh.finish()
+    assert kept.items() <= finished_outputs(fresh).items()
+    # Broken eight times, and still the same conformers, models and split as in one go.
+    exact = ("*.dcd", "*.safetensors", "split.parquet", "weights.parquet")
+    assert digests(fresh.results, exact) == digests(finished.results, exact)
+    assert fresh.planned() == {}
+
+
+def finished_outputs(project: Project) -> dict[str, str]:
+    """Digests of the files that Snakemake counts as finished: recorded, and not marked as incomplete."""
+    records = project.folder / ".snakemake"
+    recorded, incomplete = (
+        {base64.urlsafe_b64decode(path.name).decode() for path in (records / folder).iterdir()}
+        for folder in ("metadata", "incomplete")
+    )
+    whole = digests(project.results)
+    names = {str(Path(name).relative_to("results/tiny")) for name in recorded - incomplete}
+    assert names <= {*whole, "report/figures"}, "a file that counts as finished is not there"
+    return {name: whole[name] for name in names & whole.keys()}
+
+
+# ---------------------------------------------------------------------------------------------- what stops a run
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("scoer: {relax: none}", ["scoer: unknown key; did you mean 'score'?"]),
+        ("score: {relaks: none}", ["score.relaks: unknown key; did you mean 'relax'?"]),
+        ("forcefield: {temperature_kelvin: 300 K}", ["forcefield.temperature_kelvin", "'300 K'"]),
+        ("forcefield: {temperature_kelvin: 27}", ["forcefield.temperature_kelvin", "27"]),
+        ("systems: {a: {sequence: ACE-AAL-NME}}", ["residue 2", "did you mean ALA?"]),
+        ("systems: {a: {topology: not/there.pdb, training: [not/there.xtc]}}", ["no such file: not/there.pdb"]),
+        ("run: {name: ../elsewhere}", ["run.name"]),
+        ("systems: {}", ["there is no system"]),
+    ],
+)
+def test_a_wrong_configuration_stops_before_the_first_job(
+    finished: Project, tmp_path: Path, text: str, messages: list[str]
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("run: {name: wrong}\n" + text if not text.startswith("run:") else text)
+    ran = finished.snakemake(run=("--cores", "1", "--configfile", str(path)))
+    assert ran.returncode != 0
+    for message in (*messages, "  where: ", "  do:    "):
+        assert message in ran.stdout
+    assert "Traceback" not in ran.stdout
+    assert not (finished.folder / "results" / "wrong").exists()
+
+
+def test_own_trajectories_are_checked_and_need_no_simulation(finished: Project, tmp_path: Path) -> None:
+    simulated = Layout(finished.results).simulated("ala", "training")
+    own = {"topology": str(simulated.parent / "topology.pdb"), "training": [str(simulated)]}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"run": {"name": "own"}, "systems": {"mine": own}, "align": {"rounds": 1}}))
+    planned = finished.planned(run=("--cores", "1", "--configfile", str(path)))
+    assert "simulate" not in planned
+    # training MD, the pretrained model, eba and none; no reference was handed in
+    assert planned["score"] == 4
+
+
+# ---------------------------------------------------------------------------------------------- profiles and files
+
+
+def test_the_slurm_profile_passes_a_dry_run(finished: Project) -> None:
+    planned = finished.planned("--workflow-profile", "workflow/profiles/slurm", "--forceall")
+    assert planned["score"] == 4
+    shown = finished.snakemake("--dry-run", "--forceall", "--workflow-profile", "workflow/profiles/slurm").stdout
+    assert "slurm_partition=main" in shown
+
+
+def test_every_rule_has_time_memory_and_cpus_on_slurm() -> None:
+    profile = yaml.safe_load((REPOSITORY / "workflow/profiles/slurm/config.yaml").read_text())
+    defaults = {entry.split("=")[0] for entry in profile["default-resources"]}
+    assert {"mem_mb", "runtime", "slurm_partition"} <= defaults
+    asked = {entry.split(":")[0] for entry in profile["set-resources"]}
+    assert asked <= set(workflow.SECTIONS)
+    assert {entry.split(":")[0] for entry in profile["set-resources"] if "gpu=1" in entry} == {
+        "pretrain",
+        "sample",
+        "align",
+    }
+
+
+def test_a_whole_file_is_a_whole_run(finished: Project) -> None:
+    """Systems of config.yaml do not leak into another run."""
+    assert finished.planned("--forceall")["simulate"] == 2  # the two MD data sets of the one system in tests/tiny.yaml
+
+
+def test_the_snakefile_is_a_table_of_contents() -> None:
+    lines = (REPOSITORY / "Snakefile").read_text().splitlines()
+    assert len(lines) <= 30
+    included = [line.split("/")[-1].removesuffix('.smk"') for line in lines if line.startswith("include:")]
+    assert included == list(workflow.SECTIONS)
+
+
+@pytest.mark.parametrize("stage", workflow.SECTIONS)
+def test_a_rule_is_a_shell_line_with_header_log_benchmark_and_stamp(stage: str) -> None:
+    text = (REPOSITORY / "workflow" / "rules" / f"{stage}.smk").read_text()
+    assert text.startswith(f"# {stage}: ")
+    assert "#   in   " in text
+    assert "#   out  " in text
+    assert "lambda" not in text
+    assert text.count("\nrule ") == 1
+    for part in (f"rule {stage}:\n", '    """', "log:", "benchmark:", f'RUN.code("{stage}")', "shell:", "conda:"):
+        assert part in text
+    assert f"python -m ancdiff {stage} " in text
+
+
+def test_bundled_md_is_where_simulate_takes_it_from() -> None:
+    from ancdiff import simulate
+
+    assert workflow.BUNDLED_MD == simulate.BUNDLED
+
+
+def test_a_systems_change_does_not_simulate_the_others_again() -> None:
+    class Wildcards:
+        system = "ala"
+
+    systems = {"ala": {"sequence": "ACE-ALA-NME"}}
+    one = workflow.Corridor(Config.model_validate({"systems": systems}))
+    two = workflow.Corridor(Config.model_validate({"systems": systems | {"gly": {"sequence": "ACE-GLY-NME"}}}))
+    assert one.simulate_settings(Wildcards) == two.simulate_settings(Wildcards)
+    assert one.settings("dataset") != two.settings("dataset")
+
+
+def test_seeds_of_samples_differ_and_stay() -> None:
+    def seed(run_seed: int, model: str, system: str) -> int:
+        config = Config.model_validate({"run": {"seed": run_seed}, "systems": {"ala": {"sequence": "ACE-ALA-NME"}}})
+        return workflow.Corridor(config).seed(type("Wildcards", (), {"model": model, "system": system}))
+
+    seeds = [seed(r, m, s) for r in (1, 2) for m in (PRETRAINED, "eba_round1") for s in ("ala", "val")]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= value < 2**31 for value in seeds)
+    # sha256("1/pretrain/ala") begins with these 31 bits: another run, machine or version draws the same samples
+    assert seed(1, PRETRAINED, "ala") == int(hashlib.sha256(b"1/pretrain/ala").hexdigest()[:8], 16) // 2
+
+
+# ---------------------------------------------------------------------------------------------- configurations
+
+
+def leaves(section: type[Section], prefix: str = "") -> dict[str, object]:
+    """Every key of the configuration with its default, systems left out."""
+    found: dict[str, object] = {}
+    for name, field in section.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, Section):
+            found |= leaves(type(default), f"{prefix}{name}.")
+        elif f"{prefix}{name}" != "systems":
+            found[f"{prefix}{name}"] = list(default) if isinstance(default, tuple) else default
+    return found
+
+
+def test_config_yaml_documents_every_key_with_its_default() -> None:
+    raw = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    flat: dict[str, object] = {}
+
+    def walk(content: dict[str, object], prefix: str) -> None:
+        for key, value in content.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                flat[prefix + key] = value
+
+    walk({key: value for key, value in raw.items() if key != "systems"}, "")
+    assert flat == leaves(Config)
+
+
+def test_the_default_run_has_the_systems_it_promises() -> None:
+    sequences = [system.sequence for system in load_config(REPOSITORY / "config.yaml").systems.values()]
+    assert len(sequences) >= 5
+    assert {"ACE-ALA-NME", "ACE-VAL-NME", "ACE-SER-NME", "ACE-ALA-ALA-ALA-ALA-NME"} <= set(sequences)
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/*.yaml")), ids=lambda path: path.stem)
+def test_every_other_configuration_holds_and_has_a_name_of_its_own(path: Path) -> None:
+    assert load_config(path).run.name == path.stem.replace("-", "_")
