@@ -8,11 +8,13 @@ import ast
 import base64
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = "tests/tiny.yaml"
 FOLLOWING_ALIGN = {"sample": 1, "score": 1, "evaluate": 1, "report": 1, "all": 1}
 # One thread for training, as sums over several threads may differ in their last digit.
-RUN = ("--cores", "2", "--set-threads", "pretrain=1", "--configfile", TINY)
+RUN = ("--cores", "2", "--set-threads", "pretrain=1")
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,16 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+        return os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
 
     @property
     def results(self) -> Path:
         return self.folder / "results" / "tiny"
 
-    def snakemake(self, *arguments: str, run: tuple[str, ...] = RUN) -> subprocess.CompletedProcess[str]:
+    def snakemake(self, *arguments: str, config: str | Path = TINY) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end, both streams in one."""
         return subprocess.run(
-            [sys.executable, "-m", "snakemake", *run, *arguments],
+            [sys.executable, "-m", "snakemake", *RUN, "--configfile", str(config), *arguments],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -58,15 +60,15 @@ class Project:
             timeout=900,
         )
 
-    def finish(self, *arguments: str) -> str:
+    def finish(self, *arguments: str, config: str | Path = TINY) -> str:
         """Run and insist that it ends well."""
-        ran = self.snakemake(*arguments)
+        ran = self.snakemake(*arguments, config=config)
         assert ran.returncode == 0, ran.stdout
         return ran.stdout
 
-    def planned(self, *arguments: str, run: tuple[str, ...] = RUN) -> dict[str, int]:
+    def planned(self, *arguments: str, config: str | Path = TINY) -> dict[str, int]:
         """How many jobs of each rule a run would start now."""
-        ran = self.snakemake("--dry-run", *arguments, run=run)
+        ran = self.snakemake("--dry-run", *arguments, config=config)
         assert ran.returncode == 0, ran.stdout
         if "Nothing to be done" in ran.stdout:
             return {}
@@ -77,6 +79,15 @@ class Project:
         """The same project, results and Snakemake's records included, for a test that changes them."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project(folder)
+
+
+def changed(folder: Path, section: str, **keys: object) -> Path:
+    """The tiny configuration with some keys of a section changed, as a file of its own."""
+    raw = yaml.safe_load((REPOSITORY / TINY).read_text())
+    raw[section] = raw.get(section, {}) | keys
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
 
 
 def copy_repository(folder: Path) -> Project:
@@ -138,31 +149,33 @@ def test_snakemake_report_works(finished: Project, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- what reruns
 
 
-def test_changed_alignment_reruns_align_and_what_follows_only(finished: Project) -> None:
-    assert finished.planned("--config", 'align={"steps": 7}') == {"align": 1} | FOLLOWING_ALIGN
+def test_changed_alignment_reruns_align_and_what_follows_only(finished: Project, tmp_path: Path) -> None:
+    assert finished.planned(config=changed(tmp_path, "align", steps=7)) == {"align": 1} | FOLLOWING_ALIGN
 
 
 @pytest.mark.parametrize(
-    ("change", "first", "untouched"),
+    ("section", "key", "value", "untouched"),
     [
-        ('score={"max_iterations": 60}', "score", {"simulate", "dataset", "pretrain"}),
-        ('pretrain={"steps": 160}', "pretrain", {"simulate", "dataset"}),
-        ('evaluate={"seed": 8}', "evaluate", {"simulate", "dataset", "pretrain", "sample", "score", "align"}),
-        ('simulate={"seed": 8}', "simulate", set()),
+        ("simulate", "seed", 8, ""),
+        ("dataset", "max_bond_stretch", 0.4, "simulate"),
+        ("pretrain", "steps", 160, "simulate dataset"),
+        ("sample", "steps", 9, "simulate dataset pretrain"),
+        ("score", "max_iterations", 60, "simulate dataset pretrain"),
+        ("evaluate", "seed", 8, "simulate dataset pretrain sample score align"),
+        ("report", "title", "Another title", "simulate dataset pretrain sample score align evaluate"),
     ],
 )
-def test_a_changed_setting_reruns_its_stage_and_none_before(
-    finished: Project, change: str, first: str, untouched: set[str]
+def test_a_changed_setting_reruns_its_stage_and_what_follows_only(
+    finished: Project, tmp_path: Path, section: str, key: str, value: object, untouched: str
 ) -> None:
-    planned = finished.planned("--config", change)
-    assert {first, "report"} <= set(planned)
-    assert not untouched & set(planned)
+    planned = finished.planned(config=changed(tmp_path, section, **{key: value}))
+    assert set(planned) == {*workflow.SECTIONS, "all"} - set(untouched.split())
 
 
-def test_another_round_keeps_the_rounds_that_are_done(finished: Project) -> None:
-    planned = finished.planned("--config", 'align={"rounds": 2}')
-    assert "pretrain" not in planned
-    assert "simulate" not in planned
+def test_another_round_keeps_what_does_not_depend_on_it(finished: Project, tmp_path: Path) -> None:
+    planned = finished.planned(config=changed(tmp_path, "align", rounds=2))
+    assert not {"simulate", "dataset", "pretrain"} & set(planned)
+    assert planned["align"] == 2
 
 
 def edit(path: Path, change: Callable[[str], str]) -> Callable[[], None]:
@@ -204,7 +217,7 @@ def test_a_changed_number_in_the_code_of_score_reruns_score_and_what_follows_onl
     assert finished.planned() == {}
 
 
-def test_a_changed_number_in_the_force_field_reruns_score_and_simulate_but_not_training_code(finished: Project) -> None:
+def test_a_changed_number_in_the_code_of_pretrain_leaves_the_data_alone(finished: Project) -> None:
     undo = edit(finished.folder / "ancdiff" / "pretrain.py", with_a_number_changed)
     planned = finished.planned()
     undo()
@@ -246,8 +259,9 @@ def test_touched_files_rerun_nothing(finished: Project) -> None:
 def test_what_an_interrupted_run_made_anew_still_reruns_what_follows(finished: Project, tmp_path: Path) -> None:
     """The next invocation sees by contents that stages after the interruption are out of date."""
     project = finished.copy_to(tmp_path / "interrupted")
-    project.finish("--config", 'simulate={"seed": 8}', "--until", "dataset")
-    planned = project.planned("--config", 'simulate={"seed": 8}')
+    config = changed(tmp_path, "simulate", seed=8)
+    project.finish("--until", "dataset", config=config)
+    planned = project.planned(config=config)
     assert not {"simulate", "dataset"} & set(planned)
     assert {"pretrain", "sample", "score", "align", "evaluate", "report"} <= set(planned)
 
@@ -257,9 +271,8 @@ def test_what_an_interrupted_run_made_anew_still_reruns_what_follows(finished: P
 
 def start(project: Project, log: Path) -> subprocess.Popen[bytes]:
     """Start the run in a process group of its own, one job at a time."""
-    run = ("--cores", "1", "--configfile", TINY)
     return subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *run],
+        [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", TINY],
         cwd=project.folder,
         env=project.environment,
         stdout=log.open("wb"),
@@ -357,7 +370,7 @@ def test_a_wrong_configuration_stops_before_the_first_job(
 ) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text("run: {name: wrong}\n" + text if not text.startswith("run:") else text)
-    ran = finished.snakemake(run=("--cores", "1", "--configfile", str(path)))
+    ran = finished.snakemake(config=path)
     assert ran.returncode != 0
     for message in (*messages, "  where: ", "  do:    "):
         assert message in ran.stdout
@@ -370,7 +383,7 @@ def test_own_trajectories_are_checked_and_need_no_simulation(finished: Project, 
     own = {"topology": str(simulated.parent / "topology.pdb"), "training": [str(simulated)]}
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump({"run": {"name": "own"}, "systems": {"mine": own}, "align": {"rounds": 1}}))
-    planned = finished.planned(run=("--cores", "1", "--configfile", str(path)))
+    planned = finished.planned(config=path)
     assert "simulate" not in planned
     # training MD, the pretrained model, eba and none; no reference was handed in
     assert planned["score"] == 4
@@ -397,6 +410,18 @@ def test_every_rule_has_time_memory_and_cpus_on_slurm() -> None:
         "sample",
         "align",
     }
+
+
+def test_every_rule_has_the_conda_environment() -> None:
+    """The environment has every direct dependency of the package, under conda's names."""
+    environment = yaml.safe_load((REPOSITORY / "envs" / "ancdiff.yaml").read_text())
+    packages = {re.split(r"[=<>]", entry)[0] for entry in environment["dependencies"]}
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = {re.split(r"[=<>\[]", entry)[0] for entry in project["dependencies"]} - {"snakemake"}
+    conda_names = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    assert packages == {conda_names.get(name, name) for name in wanted} | {"python"}
+    for stage in workflow.SECTIONS:
+        assert '"../../envs/ancdiff.yaml"' in (REPOSITORY / "workflow" / "rules" / f"{stage}.smk").read_text()
 
 
 def test_a_whole_file_is_a_whole_run(finished: Project) -> None:

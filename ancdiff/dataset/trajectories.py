@@ -39,6 +39,12 @@ _LINK_TOLERANCE = 1.35
 _SHOWN = 5
 
 
+# Residue in the file's topology, and 0; -1 or 1 for a cap that stands inside it (before, after).
+_Place = tuple[int, int]
+# Index of an atom in the file's topology, its residue's place, its standard name.
+_Kept = tuple[int, _Place, str]
+
+
 class _Solute(NamedTuple):
     """Heavy atoms of the solute: their indices in the file's topology, the molecule, and what was left out."""
 
@@ -91,8 +97,8 @@ def select_solute(topology: Any, name: str, *, where: str = "") -> _Solute:
     residues = [(canonical_residue_name(r.name), r, _heavy_atoms(r)) for r in topology.residues]
     protein = any(residue in AMINO_ACIDS for residue, _, _ in residues)
     left_out: Counter[str] = Counter()
-    kept: list[tuple[int, str, str]] = []  # atom index in the file, residue key, atom name
-    residue_names: dict[str, str] = {}
+    kept: list[_Kept] = []
+    residue_names: dict[_Place, str] = {}
     for residue, source, atoms in residues:
         names = frozenset(atom.name for atom in atoms)
         if not _is_solute(residue, names, source, protein):
@@ -100,9 +106,9 @@ def select_solute(topology: Any, name: str, *, where: str = "") -> _Solute:
             continue
         for atom in atoms:
             owner = patch_cap(residue, atom.name, names) or residue
-            key = f"{source.index} {owner}"
-            residue_names[key] = owner[:3]
-            kept.append((atom.index, key, canonical_atom_name(owner, atom.name)))
+            place = (source.index, 0 if owner == residue else -1 if owner == "ACE" else 1)
+            residue_names[place] = owner[:3]
+            kept.append((atom.index, place, canonical_atom_name(owner, atom.name)))
     if not kept:
         raise InputError(
             "this topology has no solute: only water, ions and hydrogens",
@@ -136,18 +142,18 @@ def _heavy_atoms(residue: Any) -> list[Any]:
 
 
 def _molecule(
-    name: str, kept: list[tuple[int, str, str]], elements: list[str], residue_names: dict[str, str], *, where: str
+    name: str, kept: list[_Kept], elements: list[str], residue_names: dict[_Place, str], *, where: str
 ) -> Molecule:
-    """The molecule of the kept atoms, without bonds; residues in the order in which they appear."""
-    order = {key: i for i, key in enumerate(residue_names)}
-    residue_of_atom = np.array([order[key] for _, key, _ in kept], dtype=np.int64)
+    """The molecule of the kept atoms, without bonds."""
+    order = {place: i for i, place in enumerate(sorted(residue_names))}
+    residue_of_atom = np.array([order[place] for _, place, _ in kept], dtype=np.int64)
     if np.any(np.diff(residue_of_atom) < 0):
         raise InputError(
             "the atoms of a residue do not stand together in this topology",
             where=where,
-            fix="write topology and trajectories with the atoms in order of residue",
+            fix="write topology and trajectories with the atoms in order of residue, the ACE cap first",
         )
-    atom_names, names = tuple(atom for _, _, atom in kept), tuple(residue_names.values())
+    atom_names, names = tuple(atom for _, _, atom in kept), tuple(residue_names[place] for place in sorted(residue_names))
     return Molecule(
         name=name,
         atom_names=atom_names,
