@@ -304,9 +304,9 @@ def kill_in(project: Project, stage: str, log: Path) -> None:
 
 
 def at_work(project: Project, stage: str) -> bool:
-    """Training is killed when it has a checkpoint to go on from, other stages as soon as they have begun."""
-    work = {"pretrain": "pretrain/.work", "align": "align/*/.work"}.get(stage)
-    return work is None or any(path.is_file() for folder in project.results.glob(work) for path in folder.rglob("*"))
+    """Training is killed when it has begun, pretraining when it has a checkpoint to go on from; others at once."""
+    sign = {"pretrain": "pretrain/.work/*/checkpoint.safetensors", "align": "align/*/.work/*/lock"}.get(stage)
+    return sign is None or any(project.results.glob(sign))
 
 
 def test_a_run_killed_in_each_stage_goes_on_and_loses_nothing(

@@ -153,7 +153,10 @@ def _molecule(
             where=where,
             fix="write topology and trajectories with the atoms in order of residue, the ACE cap first",
         )
-    atom_names, names = tuple(atom for _, _, atom in kept), tuple(residue_names[place] for place in sorted(residue_names))
+    atom_names, names = (
+        tuple(atom for _, _, atom in kept),
+        tuple(residue_names[place] for place in sorted(residue_names)),
+    )
     return Molecule(
         name=name,
         atom_names=atom_names,

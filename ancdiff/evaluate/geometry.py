@@ -98,7 +98,8 @@ def clash_counts(ensemble: Ensemble) -> Int[np.ndarray, " conformers"]:
 
 
 def van_der_waals_radii_nm(molecule: Molecule) -> Float[np.ndarray, " atoms"]:
-    """Van der Waals radius of each atom by element."""
-    from mdtraj.core.element import get_by_symbol
+    """Van der Waals radius of each atom by element (Bondi's, as mdtraj keeps them); 0.17 nm for unknown ones."""
+    from mdtraj.core.element import Element
 
-    return np.array([get_by_symbol(symbol).radius for symbol in molecule.elements])
+    known = {symbol: element.radius for symbol, element in Element._elements_by_symbol.items()}
+    return np.array([known.get(symbol.upper(), 0.17) for symbol in molecule.elements])

@@ -18,7 +18,7 @@ BASIN_WORDS = {"alpha_r": "αR", "beta": "β", "alpha_l": "αL"}
 PAGE_INCHES = 9.6
 _MAP_BINS = 45
 _MAP_DEPTH_KT = 6.0
-_TICKS_DEG = (-180, -90, 0, 90, 180)
+_TICKS_DEG = (-120, 0, 120)
 _MOST_BASIN_PANELS = 24
 
 
@@ -53,7 +53,7 @@ def ramachandran_maps(run: Run, system: str) -> Figure | None:
 
 def _map_grid(labels: list[str], angles: dict[str, tuple[int, np.ndarray]]) -> Figure:
     """Square panels of one size; margins in inches, as no layout engine keeps squares together as cheaply."""
-    left, right, top, bottom, gap = 0.85, 0.85, 0.5, 0.65, 0.14
+    left, right, top, bottom, gap = 0.85, 0.85, 0.5, 0.5, 0.14
     rows, columns = len(labels), len(angles)
     side = (PAGE_INCHES - left - right - 4 * gap) / 5  # five ensembles fill the page; fewer make a narrower figure
     side = min(side, (PAGE_INCHES - left - right - (columns - 1) * gap) / columns)
@@ -73,7 +73,8 @@ def _map_grid(labels: list[str], angles: dict[str, tuple[int, np.ndarray]]) -> F
         axes[i, 0].set_ylabel(f"{label}\nψ (°)")
     for panel in axes[-1]:
         panel.set_xlabel("φ (°)")
-    beside = figure.add_axes((1 - (right - 0.12) / width, bottom / height, 0.13 / width, min(side * 1.5, 1.5) / height))
+    bar = (1 - (right - 0.12) / width, 1 - (top + side) / height, 0.13 / width, side / height)  # beside the first row
+    beside = figure.add_axes(bar)
     figure.colorbar(mesh, cax=beside, extend="max").set_label("free energy (kT)")
     return figure
 
@@ -90,8 +91,7 @@ def _map(panel: Axes, phi_psi_deg: np.ndarray) -> Any:
     for name, x, y in (("alpha_r", -172, -112), ("beta", -172, 58), ("alpha_l", 8, -172)):
         panel.text(x, y, BASIN_WORDS[name], fontsize=7.5, color="#555555", va="bottom")
     panel.set(xlim=(-180, 180), ylim=(-180, 180), xticks=_TICKS_DEG, yticks=_TICKS_DEG, aspect="equal")
-    panel.tick_params(axis="x", labelsize=7, rotation=45)
-    panel.tick_params(axis="y", labelsize=7)
+    panel.tick_params(labelsize=7.5)
     for side in ("top", "right"):
         panel.spines[side].set_visible(True)
     return mesh
@@ -243,8 +243,10 @@ def alignment_curves(run: Run) -> Figure | None:
         _one_after_the_other(panel, objective, parts, "loss")
         panel.set(title=_objective(objective), ylabel="loss")
     for objective, parts in curves.items():
-        _one_after_the_other(axes[-1], objective, parts, "model_energy_spread")
-    axes[-1].legend()
+        if any(part["model_energy_spread"].notna().any() for part in parts):  # the control has no groups
+            _one_after_the_other(axes[-1], objective, parts, "model_energy_spread")
+    if axes[-1].get_legend_handles_labels()[0]:
+        axes[-1].legend()
     axes[-1].set(title="spread of the model's energy", ylabel="spread in a group (nats)", ylim=(0, None))
     figure.supxlabel("step of alignment, all rounds", fontsize=9)
     return figure

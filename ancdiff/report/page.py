@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ancdiff.config import RunSettings
 from ancdiff.report import conformers, figures, findings, tables
 from ancdiff.report.captions import CAPTIONS
 from ancdiff.report.collect import Run, records, stage_times
@@ -178,13 +179,13 @@ def _records(found: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _commands(run: Run) -> str:
+    """What to type, with its meaning beside it."""
     name = run.settings.run.name
-    return "\n".join(
-        [
-            "snakemake --cores all                                   # the default run (config.yaml)",
-            f"snakemake --cores all --configfile configs/{name}.yaml   # a run with its own file",
-            "snakemake --cores all --dry-run                         # what would be run, and why",
-            f"ancdiff report --results {run.root.as_posix() if not run.root.is_absolute() else 'results/' + name}"
-            "  --config config.yaml   # this page alone",
-        ]
-    )
+    own = "" if name == RunSettings().name else f" --configfile configs/{name}.yaml"
+    commands = {
+        f"snakemake --cores all{own}": "the run" + (", from the file that it was configured with" if own else ""),
+        f"snakemake --cores all{own} --dry-run": "what would be run, and why",
+        f"snakemake --cores all{own} --forcerun pretrain": "everything from pretraining on, anew",
+    }
+    width = max(map(len, commands)) + 3
+    return "\n".join(f"{command:{width}}# {meaning}" for command, meaning in commands.items())

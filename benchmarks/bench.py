@@ -1,0 +1,182 @@
+"""Speeds at the sizes of config.yaml, each beside a plain way of doing the same in the same run: `make bench`.
+
+    training   the five systems in one step, each a dense block  |  the same network, one conformer at a time
+    sampling   a batch of conformers at once                      |  one conformer at a time
+    scoring    one System and Context, geometric hydrogens        |  all of it anew each time, CustomGBForce
+    overhead   `snakemake` on a finished run                      |  `snakemake --version`
+
+Prints a table; draws from fixed seeds. A few minutes on two cores.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ancdiff.artifacts import read_ensemble
+from ancdiff.config import Config, load_config
+from ancdiff.denoiser.graph import molecule_graph
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.denoising import Conformers, denoising_blocks_loss
+from ancdiff.diffusion.noise import centre
+from ancdiff.forcefield.energies import Scorer
+from ancdiff.molecules import Ensemble
+from ancdiff.sample import draw_conformers
+from ancdiff.workflow import BUNDLED_MD
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def rate(work: Callable[[], int], *, seconds: float) -> float:
+    """Units of work per second: the best of three spans of a third of ``seconds``, after one call to warm up."""
+    work()
+    rates = []
+    for _ in range(3):
+        done, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds / 3:
+            done += work()
+        rates.append(done / (time.perf_counter() - start))
+    return max(rates)
+
+
+def line(what: str, ours: float, baseline: float, unit: str, against: str) -> None:
+    """One row of the table; the ratio says how many times better ours is."""
+    ratio = baseline / ours if unit == "s" else ours / baseline
+    print(f"{what:34s} {ours:10.3g} {unit:14s} {baseline:10.3g}  {against:48s} {ratio:8.1f} x", flush=True)
+
+
+def training(config: Config, ensembles: dict[str, Ensemble], seconds: float) -> None:
+    """Training steps per second, forward, backward and optimiser."""
+    systems = [
+        Conformers(name, molecule_graph(one.molecule), centre(torch.as_tensor(one.positions_nm)))
+        for name, one in ensembles.items()
+    ]
+    torch.manual_seed(1)
+    denoiser = Denoiser(config.denoiser, sigma_data_nm=0.2)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, foreach=True)
+    share = max(1, config.pretrain.batch_size // len(systems))
+
+    def step(size: int) -> int:
+        """A step on the same conformers, in blocks of ``size``."""
+        blocks = [(s.graph, s.positions_nm[i : i + size]) for s in systems for i in range(0, share, size)]
+        optimizer.zero_grad(set_to_none=True)
+        denoising_blocks_loss(denoiser, blocks, config.diffusion, torch.Generator().manual_seed(1)).backward()
+        optimizer.step()
+        return 1
+
+    ours, plain = (rate(lambda size=size: step(size), seconds=seconds) for size in (share, 1))
+    line(f"training, {len(systems)} systems x {share}", ours, plain, "steps/s", "same network, one conformer at a time")
+
+
+def sampling(config: Config, ensembles: dict[str, Ensemble], seconds: float) -> None:
+    """Conformers per second, by the default solver and number of steps."""
+    denoiser = Denoiser(config.denoiser, sigma_data_nm=0.2).eval().requires_grad_(False)
+    for name in (next(iter(ensembles)), list(ensembles)[-1]):
+        molecule = ensembles[name].molecule
+        denoise = denoiser.on(molecule_graph(molecule))
+
+        def draw(conformers: int, molecule=molecule, denoise=denoise) -> int:
+            settings = config.sample.model_copy(update={"conformers": conformers, "batch_size": conformers})
+            generator = torch.Generator().manual_seed(1)
+            draw_conformers(
+                denoise, molecule.n_atoms, settings, config.diffusion, sigma_data_nm=0.2, generator=generator
+            )
+            return conformers
+
+        batch = min(config.sample.batch_size, 128)
+        ours, plain = (rate(lambda n=n: draw(n), seconds=seconds) for n in (batch, 1))
+        line(
+            f"sampling {name}, {molecule.n_atoms} heavy atoms", ours, plain, "conformers/s", "batches of one conformer"
+        )
+
+
+def scoring(config: Config, ensembles: dict[str, Ensemble], seconds: float, threads: int) -> None:
+    """Conformers per second, hydrogens placed and relaxed with heavy atoms fixed."""
+    for name in (next(iter(ensembles)), list(ensembles)[-1]):
+        ensemble = ensembles[name]
+        chosen = np.linspace(0, len(ensemble) - 1, 32).astype(np.int64)
+        positions = ensemble.positions_nm[chosen]
+        scorer = Scorer(ensemble.molecule, positions[0], config.forcefield, config.score, threads=threads)
+
+        def score(scorer: Scorer = scorer, chosen: np.ndarray = chosen, positions: np.ndarray = positions) -> int:
+            return len(list(scorer.rows(chosen, positions)))
+
+        ours = rate(score, seconds=seconds)
+        topology = str(BUNDLED_MD / name / "topology.pdb")
+        plain = rate(lambda t=topology, p=positions: _score_plainly(t, p[0], config), seconds=seconds)
+        line(
+            f"scoring {name}, {scorer.template.molecule.n_atoms} atoms",
+            ours,
+            plain,
+            "conformers/s",
+            "all anew for each",
+        )
+
+
+def _score_plainly(topology: str, positions_nm: np.ndarray, config: Config) -> int:
+    """One conformer as a short script would: add hydrogens, build the System, minimise with heavy atoms fixed."""
+    import openmm
+    from openmm import app, unit
+
+    platform = openmm.Platform.getPlatformByName("CPU")
+    modeller = app.Modeller(app.PDBFile(topology).topology, positions_nm.astype(float) * vars(unit)["nanometer"])
+    forcefield = app.ForceField("amber14/protein.ff14SB.xml", "implicit/obc2.xml")
+    modeller.addHydrogens(forcefield, platform=platform)
+    system = forcefield.createSystem(modeller.topology, nonbondedMethod=app.NoCutoff)
+    for atom in modeller.topology.atoms():
+        if atom.element is not app.element.hydrogen:
+            system.setParticleMass(atom.index, 0.0)
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    context.setPositions(modeller.positions)
+    openmm.LocalEnergyMinimizer.minimize(context, config.score.tolerance_kj_mol_nm, config.score.max_iterations)
+    context.getState(getEnergy=True).getPotentialEnergy()
+    return 1
+
+
+def overhead() -> None:
+    """Seconds of a run with nothing to do."""
+
+    def seconds(*arguments: str, folder: Path) -> float:
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-m", "snakemake", *arguments]
+        start = time.perf_counter()
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in ("ancdiff", "workflow", "envs", "tests", "data", "Snakefile", "config.yaml"):
+            (folder / name).symlink_to(REPOSITORY / name)
+        run = ("--cores", "all", "--configfile", "tests/tiny.yaml")
+        seconds(*run, folder=folder)
+        ours = min(seconds(*run, folder=folder) for _ in range(3))
+        plain = min(seconds("--version", folder=folder) for _ in range(3))
+    line("overhead, finished run of 14 jobs", ours, plain, "s", "snakemake --version")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=6.0, help="time for each measurement (default: 6)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    config = load_config(REPOSITORY / "config.yaml")
+    files = {name: BUNDLED_MD / name / "training.dcd" for name in config.systems}
+    ensembles = {name: read_ensemble(path, name=name) for name, path in files.items()}
+    print(f"{options.threads} threads, torch {torch.__version__}, sizes of config.yaml")
+    print(f"{'what':34s} {'here':>10s} {'unit':14s} {'baseline':>10s}  {'the baseline is':48s} {'better':>8s}")
+    training(config, ensembles, options.seconds)
+    sampling(config, ensembles, options.seconds)
+    scoring(config, ensembles, options.seconds, options.threads)
+    overhead()
+
+
+if __name__ == "__main__":
+    main()
