@@ -11,8 +11,10 @@ from ancdiff.corridor import Layout, models
 from ancdiff.errors import InputError
 from ancdiff.evaluate import run, summarise
 from ancdiff.evaluate.catalogue import HEADLINE, METRICS
-from ancdiff.evaluate.comparison import Measurement
-from ancdiff.molecules import Ensemble
+from ancdiff.evaluate.comparison import Measurement, table
+from ancdiff.evaluate.measure import EnsembleData, measure_system
+from ancdiff.evaluate.resampling import Sampling, independent
+from ancdiff.molecules import Ensemble, Molecule
 
 SECTIONS = ("run", "systems", "forcefield", "align", "evaluate")
 COLUMNS = "system ensemble metric residue basin against value low high floor unit n".split()  # noqa: SIM905
@@ -253,3 +255,28 @@ def test_the_helper_builds_what_it_says():
     assert residues == [1, 2, 3]
     turns = (np.degrees(found) - wanted + 180) % 360 - 180
     assert np.abs(turns).max() < 0.01  # float32 coordinates
+
+
+def test_a_molecule_without_residues_has_geometry_and_no_maps():
+    rng = np.random.default_rng(0)
+    molecule = Molecule(
+        name="ethanol",
+        atom_names=("C1", "C2", "O1"),
+        elements=("C", "C", "O"),
+        residue_names=("LIG",),
+        residue_of_atom=np.zeros(3, dtype=np.int64),
+        bonds=np.array([[0, 1], [1, 2]]),
+    )
+    chain = np.array([[0, 0, 0], [0.15, 0, 0], [0.2, 0.13, 0]])
+
+    def data(name, sampling, spread_nm):
+        positions = (chain + spread_nm * rng.normal(size=(len(sampling), 3, 3))).astype(np.float32)
+        return EnsembleData(name, Ensemble(molecule, positions), sampling, 0, None)
+
+    halves = Sampling(np.arange(400), np.arange(400) % 2)
+    ensembles = [data("training", halves, 0.002), data("pretrain", independent(200), 0.004)]
+    measured = table(measure_system("ethanol", ensembles, config().evaluate))
+    assert not set(measured.metric) & {"ramachandran_jsd", "population", "stereocentres_right", "energy_w1_kt"}
+    found = value(measured, "bond_spread_error_nm", "pretrain", system="ethanol", against="training").value
+    assert found == pytest.approx(0.002 * np.sqrt(2), rel=0.15)
+    assert value(measured, "clashes", "pretrain", system="ethanol").value == 0
