@@ -7,8 +7,10 @@ An ensemble is a pair that standard tools open: ``topology.pdb`` and a DCD traje
 
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import pandas as pd
 from ancdiff.errors import InputError
 from ancdiff.molecules import Ensemble, Molecule, natural_stereocentres
 from ancdiff.units import ANGSTROM_PER_NM
+
+_DCD_TITLES_AT = 100  # after the 92-byte header record, the length of the title record and the number of titles
 
 _REMARK = "REMARK   1 WRITTEN BY ANCDIFF"
 
@@ -165,11 +169,35 @@ def write_ensemble(path: Path, ensemble: Ensemble, made_by: Mapping[str, Any] | 
     def write_dcd(temporary: Path) -> None:
         with DCDTrajectoryFile(str(temporary), "w", force_overwrite=True) as dcd:
             dcd.write(np.asarray(ensemble.positions_nm, dtype=np.float32) * np.float32(ANGSTROM_PER_NM))
+        _fix_dcd_titles(temporary)
 
     write_topology(path.parent / "topology.pdb", ensemble.molecule, ensemble.positions_nm[0])
     if made_by is not None:
         write_json(path.with_suffix(".json"), made_by)
     write_atomically(path, write_dcd)
+
+
+def _fix_dcd_titles(path: Path) -> None:
+    """Overwrite a DCD's two title lines: the writer puts the time and stray memory there, and equal data must be equal
+    files.
+    """
+    with open(path, "r+b") as handle:
+        handle.seek(_DCD_TITLES_AT)
+        handle.write(b"WRITTEN BY ANCDIFF".ljust(80) + b" " * 80)
+
+
+@contextmanager
+def _quiet_reader() -> Iterator[None]:
+    """Nothing on standard output meanwhile: mdtraj's DCD reader prints lines of its own from C at every file."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def read_ensemble(path: Path, *, topology: Path | None = None, name: str | None = None) -> Ensemble:
@@ -185,7 +213,8 @@ def read_ensemble(path: Path, *, topology: Path | None = None, name: str | None 
     topology = topology or path.parent / "topology.pdb"
     molecule = read_molecule(topology, name=name)
     try:
-        trajectory = mdtraj.load(str(_existing(path)), top=mdtraj.load_topology(str(topology)))
+        with _quiet_reader():
+            trajectory = mdtraj.load(str(_existing(path)), top=mdtraj.load_topology(str(topology)))
     except InputError:
         raise
     except Exception as error:

@@ -28,6 +28,7 @@ from ancdiff.artifacts import (
 from ancdiff.config import AMINO_ACIDS
 from ancdiff.errors import InputError
 from ancdiff.molecules import Ensemble, Molecule
+from ancdiff.testing import alanine_dipeptide
 
 
 def ensemble_of(*residues: str, frames: int = 4, seed: int = 0, spread_nm: float = 1.0) -> Ensemble:
@@ -162,3 +163,13 @@ def test_a_structure_that_is_none(tmp_path: Path, text: str) -> None:
 def test_a_record_is_json(tmp_path: Path) -> None:
     write_ensemble(tmp_path / "x.dcd", ensemble_of("ACE", "ALA", "NME"), {"seed": 3, "parents": {}})
     assert json.loads((tmp_path / "x.json").read_text())["seed"] == 3
+
+
+def test_equal_ensembles_are_equal_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ensemble = alanine_dipeptide()
+    for name in ("a", "b"):
+        write_ensemble(tmp_path / name / "x.dcd", ensemble)
+    assert (tmp_path / "a" / "x.dcd").read_bytes() == (tmp_path / "b" / "x.dcd").read_bytes()
+    assert b"Created" not in (tmp_path / "a" / "x.dcd").read_bytes()
+    read_ensemble(tmp_path / "a" / "x.dcd")
+    assert capfd.readouterr().out == ""
