@@ -187,7 +187,7 @@ def _fix_dcd_titles(path: Path) -> None:
 
 
 @contextmanager
-def _quiet_reader() -> Iterator[None]:
+def quiet_reader() -> Iterator[None]:
     """Nothing on standard output meanwhile: mdtraj's DCD reader prints lines of its own from C at every file."""
     sys.stdout.flush()
     kept = os.dup(1)
@@ -213,7 +213,7 @@ def read_ensemble(path: Path, *, topology: Path | None = None, name: str | None 
     topology = topology or path.parent / "topology.pdb"
     molecule = read_molecule(topology, name=name)
     try:
-        with _quiet_reader():
+        with quiet_reader():
             trajectory = mdtraj.load(str(_existing(path)), top=mdtraj.load_topology(str(topology)))
     except InputError:
         raise

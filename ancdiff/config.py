@@ -201,7 +201,7 @@ class DiffusionSettings(Section):
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 3500
+    steps: Count = 3000
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
@@ -263,8 +263,8 @@ class AlignSettings(Section):
     """Energy-based alignment (EBA, arXiv 2505.24203) in rounds of sample → score → align."""
 
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("eba", "none")
-    rounds: Count = 3
-    steps: Count = 250
+    rounds: Count = 2
+    steps: Count = 150
     learning_rate: Positive = 5e-4
     gradient_clip: Positive = 1.0
     ema_halflife_steps: Positive = 40.0
@@ -284,11 +284,11 @@ class AlignSettings(Section):
         default=1.0, description="weight of importance-weighted denoising, which holds the denoiser"
     )
     anchor_batch_size: Count = Field(default=80, description="conformers of a step of the anchor, and of the control")
-    anchor_step: Fraction = Field(default=0.3, description="largest γ by which a round moves the anchor's log-weights")
+    anchor_step: Fraction = Field(default=0.4, description="largest γ by which a round moves the anchor's log-weights")
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
     )
-    anchor_noise_levels: Count = Field(default=16, description="of the model energies of the whole pool, once a round")
+    anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
 
 

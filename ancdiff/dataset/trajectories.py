@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ancdiff.artifacts import dcd_frames
+from ancdiff.artifacts import dcd_frames, quiet_reader
 from ancdiff.config import SystemSettings
 from ancdiff.dataset.checks import expected_bond_lengths, length_scale
 from ancdiff.dataset.frames import MdFrames
@@ -153,10 +153,8 @@ def _molecule(
             where=where,
             fix="write topology and trajectories with the atoms in order of residue, the ACE cap first",
         )
-    atom_names, names = (
-        tuple(atom for _, _, atom in kept),
-        tuple(residue_names[place] for place in sorted(residue_names)),
-    )
+    atom_names = tuple(atom for _, _, atom in kept)
+    names = tuple(residue_names[place] for place in sorted(residue_names))
     return Molecule(
         name=name,
         atom_names=atom_names,
@@ -278,7 +276,7 @@ def _read_positions(
     _require_file(path)
     pieces = []
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_reader():
             # NetCDF is read with scipy just as well; nobody needs to install another package for it.
             warnings.filterwarnings("ignore", message=".*netCDF4")
             # The first frame with all atoms: reading chosen atoms alone would not notice a trajectory of other atoms.
