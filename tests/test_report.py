@@ -224,12 +224,18 @@ def test_sentences_say_what_the_numbers_say(opened):
     summary.loc["eba_round2", columns] = [0.4, 0.3, 0.5]
     summary.loc["none_round2", columns] = [0.9, 0.8, 1.0]
     summary["stereocentres_right"] = 1.0
+    summary.loc[["pretrain", "eba_round2"], "ramachandran_jsd"] = [0.3, 0.2]
+    summary.loc[["pretrain", "eba_round2", "none_round2"], "median_energy_kt"] = [5.0, 9.0, 5.5]
     summary.loc["none_round1", "stereocentres_right"] = 0.98
     run = collect.Run(opened.root, opened.settings, opened.metrics, summary, opened.record)
     text = " ".join(findings.findings(run))
     assert "After 2 rounds of alignment with EBA the error is 0.40 kT (95 % interval 0.30 to 0.50), 40 %" in text
     assert "The control, trained for as many steps without energies, ends at 0.90 kT" in text
     assert "wrong by 1.10 kT" in text
+    assert "divergence from the reference from 0.300 to 0.200 nats and the median energy from 5.0 to 9.0 kT" in text
+    warned = " ".join(findings.cautions(run))
+    assert "EBA, round 2 has a median energy 4.0 kT above" in warned
+    assert "control" not in warned  # 0.5 kT is no worry
     words = {tile["words"]: tile["value"] for tile in findings.tiles(run)}
     assert words["free-energy error, pretrained → EBA, round 2"] == "1.00 → 0.40 kT"
     assert words["stereocentres right, at worst (control, round 1)"] == "98.00 %"
@@ -247,6 +253,7 @@ def test_ratio_to_the_floor_is_of_training_systems_only(opened):
     metrics.loc[chosen & (metrics.system == "tri"), ["value", "floor"]] = [9.0, 0.1]  # held out
     run = collect.Run(opened.root, opened.settings, metrics, opened.summary, opened.record)
     assert {"value": "1.5 × floor"}.items() <= findings.tiles(run)[2].items()
+    assert "(at most 1.5 times: ala)" in findings.findings(run)[-1]
 
 
 def test_cautions_name_what_went_wrong(opened, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 from ancdiff.basins import BASINS, ramachandran
 from ancdiff.corridor import aligned_model
@@ -226,7 +226,7 @@ def pretraining_curve(run: Run) -> Figure | None:
         validated["step"], validated["validation_loss"], color="#000000", marker="o", markersize=3.5, linestyle="--",
         linewidth=1, label="validation frames",
     )  # fmt: skip
-    panel.set(xlabel="step", ylabel="denoising loss")
+    panel.set(xlabel="step", ylabel="denoising loss", yscale="log")
     _plain_log(panel)
     panel.legend()
     return figure
@@ -308,8 +308,11 @@ def _objective(objective: str) -> str:
 
 
 def _plain_log(panel: Axes) -> None:
-    """A logarithmic axis with plain numbers."""
+    """A logarithmic axis with plain numbers: 1, 2, 5, and all between them where it is short."""
     panel.set_yscale("log")
+    low, high = panel.get_ylim()
+    between = (2, 5) if high / low > 12 else range(2, 10)
+    panel.yaxis.set_minor_locator(LogLocator(subs=tuple(between)))
     panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     panel.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
     panel.tick_params(axis="y", which="minor", labelsize=7)

@@ -9,6 +9,8 @@ from ancdiff.corridor import PRETRAINED, aligned_model
 from ancdiff.report.collect import Run, pool_weights, words
 
 _FEW_EFFECTIVE = 10.0
+_WORRYING_RISE_KT = 2.0
+_SOLVENT_WORDS = {"obc2": "OBC2 implicit solvent", "gbn2": "GBn2 implicit solvent", "vacuum": "vacuum"}
 
 
 def tiles(run: Run) -> list[dict[str, str]]:
@@ -20,17 +22,14 @@ def tiles(run: Run) -> list[dict[str, str]]:
         if np.isfinite(before) and np.isfinite(after):
             name = words(aligned_model(objective, run.rounds))
             out.append({"value": f"{before:.2f} → {after:.2f} kT", "words": f"free-energy error, pretrained → {name}"})
-    ratio = _ratio_to_floor(run)
-    if np.isfinite(ratio):
+    ratios = _ratios_to_floor(run)
+    if ratios:
+        worst = max(ratios, key=lambda system: ratios[system])
         out.append(
-            {"value": f"{ratio:.1f} × floor", "words": "divergence of the pretrained model from its training MD"}
+            f"The pretrained model's Ramachandran maps differ from its own training MD {np.mean(list(ratios.values())):.1f} "
+            "times as much as one half of that MD from the other at the same number of conformers "
+            f"(at most {ratios[worst]:.1f} times: {worst})."
         )
-    worst = _worst(run, "stereocentres_right", np.min)
-    if worst is not None:
-        out.append({"value": f"{100 * worst[1]:.2f} %", "words": f"stereocentres right, at worst ({words(worst[0])})"})
-    worst = _worst(run, "bond_rms_error_nm", np.max)
-    if worst is not None:
-        out.append({"value": f"{1000 * worst[1]:.2f} pm", "words": f"bond-length error, at worst ({words(worst[0])})"})
     return out
 
 
@@ -68,7 +67,21 @@ def _alignment(run: Run, objective: str, before: float) -> str:
         return f"The control, trained for as many steps without energies, ends at {after:.2f} kT{between}, {share}."
     name = words(model).split(",")[0]
     rounds = f"{run.rounds} round{'s' if run.rounds > 1 else ''}"
-    return f"After {rounds} of alignment with {name} the error is {after:.2f} kT{between}, {share}."
+    return (
+        f"After {rounds} of alignment with {name} the error is {after:.2f} kT{between}, {share}.{_beside(run, model)}"
+    )
+
+
+def _beside(run: Run, model: str) -> str:
+    """What else alignment changed: populations alone can come right while conformers go bad."""
+    maps = [run.average(m, "ramachandran_jsd") for m in (PRETRAINED, model)]
+    energies = [run.average(m, "median_energy_kt") for m in (PRETRAINED, model)]
+    said = []
+    if np.isfinite(maps).all():
+        said.append(f"the maps' divergence from the reference from {maps[0]:.3f} to {maps[1]:.3f} nats")
+    if np.isfinite(energies).all():
+        said.append(f"the median energy from {energies[0]:.1f} to {energies[1]:.1f} kT above the reference's")
+    return f" Meanwhile it took {' and '.join(said)}." if said else ""
 
 
 def cautions(run: Run) -> list[str]:
@@ -87,6 +100,14 @@ def cautions(run: Run) -> list[str]:
             "There is no reference MD: models are compared with their training MD only, and whether alignment made the "
             "populations better cannot be told."
         )
+    for objective in run.objectives:
+        model = aligned_model(objective, run.rounds)
+        rise = run.average(model, "median_energy_kt") - run.average(PRETRAINED, "median_energy_kt")
+        if rise > _WORRYING_RISE_KT:
+            out.append(
+                f"{words(model)} has a median energy {rise:.1f} kT above the pretrained model's: its conformers are more "
+                "strained, whatever its populations say. Look at the bond lengths and at the energy histograms."
+            )
     pools = pool_weights(run)
     pools = pools[pools["objective"] != "none"]
     if len(pools) and (pools["ess"] < _FEW_EFFECTIVE).any():
@@ -108,7 +129,7 @@ def story(run: Run) -> str:
     rounds = f"{run.rounds} round{'s' if run.rounds > 1 else ''}"
     return (
         "One equivariant diffusion model was pretrained on the training MD of all training systems and sampled; its "
-        f"samples were relaxed and scored with {forcefield['protein']} in {forcefield['solvent']} at "
+        f"samples were relaxed and scored with {forcefield['protein']} in {_SOLVENT_WORDS[forcefield['solvent']]} at "
         f"{forcefield['temperature_kelvin']:g} K, and the model was aligned with these energies in {rounds} "
         f"(objectives: {objectives}). Every model is compared with reference MD, which no model has seen."
     )
@@ -140,12 +161,12 @@ def _temperature(run: Run) -> float:
     return run.evaluated_with["forcefield"]["temperature_kelvin"]
 
 
-def _ratio_to_floor(run: Run) -> float:
-    """Mean over training systems of the pretrained model's divergence from its training MD over the floor."""
+def _ratios_to_floor(run: Run) -> dict[str, float]:
+    """Divergence of the pretrained model from its training MD over the floor, of each training system."""
     rows = run.select("ramachandran_jsd", ensemble=PRETRAINED, against="training")
     trained = [s for s, settings in run.settings.systems.items() if settings.split == "train"]
-    rows = rows[rows["system"].isin(trained)]
-    return float((rows["value"] / rows["floor"]).mean()) if len(rows) else np.nan
+    rows = rows[rows["system"].isin(trained) & (rows["floor"] > 0)]
+    return {row.system: float(row.value / row.floor) for row in _rows(rows)}
 
 
 def _worst(run: Run, column: str, pick: Any) -> tuple[str, float] | None:
