@@ -156,7 +156,6 @@ def test_links_are_those_that_the_frames_show(tmp_path: Path) -> None:
     assert [6, 8] in slipped.molecule.bonds.tolist()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     good = alanine_files(tmp_path)
 
@@ -169,8 +168,8 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
     assert "no such file" in refusal(topology=str(tmp_path / "no.pdb"))
     assert "no such file" in refusal(reference=(str(tmp_path / "no.xtc"),))
-    (tmp_path / "text.pdb").write_text("no structure\n")
-    assert "this topology cannot be read" in refusal(topology=str(tmp_path / "text.pdb"))
+    (tmp_path / "bonds.psf").write_text("no structure\n")
+    assert "this topology cannot be read" in refusal(topology=str(tmp_path / "bonds.psf"))
     whole = (tmp_path / "md.xtc").read_bytes()
     (tmp_path / "cut.xtc").write_bytes(whole[: len(whole) - 20])
     assert "cannot be read with its topology" in refusal(training=(str(tmp_path / "cut.xtc"),))

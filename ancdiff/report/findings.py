@@ -24,12 +24,14 @@ def tiles(run: Run) -> list[dict[str, str]]:
             out.append({"value": f"{before:.2f} → {after:.2f} kT", "words": f"free-energy error, pretrained → {name}"})
     ratios = _ratios_to_floor(run)
     if ratios:
-        worst = max(ratios, key=lambda system: ratios[system])
-        out.append(
-            f"The pretrained model's Ramachandran maps differ from its own training MD {np.mean(list(ratios.values())):.1f} "
-            "times as much as one half of that MD from the other at the same number of conformers "
-            f"(at most {ratios[worst]:.1f} times: {worst})."
-        )
+        mean = float(np.mean(list(ratios.values())))
+        out.append({"value": f"{mean:.1f} × floor", "words": "divergence of the pretrained model from its training MD"})
+    worst = _worst(run, "stereocentres_right", np.min)
+    if worst is not None:
+        out.append({"value": f"{100 * worst[1]:.2f} %", "words": f"stereocentres right, at worst ({words(worst[0])})"})
+    worst = _worst(run, "bond_rms_error_nm", np.max)
+    if worst is not None:
+        out.append({"value": f"{1000 * worst[1]:.2f} pm", "words": f"bond-length error, at worst ({words(worst[0])})"})
     return out
 
 
@@ -40,18 +42,19 @@ def findings(run: Run) -> list[str]:
     before = run.average(PRETRAINED, "free_energy_error_kt")
     floor = run.average(PRETRAINED, "free_energy_error_kt_floor")
     if np.isfinite(before):
-        text = (
-            f"The training MD has its basin populations wrong by {training:.2f} kT on average, the pretrained model, "
-        )
-        text += f"which learned them, by {before:.2f} kT"
+        text = f"The training MD has its basin populations wrong by {training:.2f} kT on average, the pretrained "
+        text += f"model, which learned them, by {before:.2f} kT"
         text += f"; the reference knows them to {floor:.2f} kT itself (floor)." if np.isfinite(floor) else "."
         out.append(text)
         out += [s for s in (_alignment(run, objective, before) for objective in run.objectives) if s]
-    ratio = _ratio_to_floor(run)
-    if np.isfinite(ratio):
+    ratios = _ratios_to_floor(run)
+    if ratios:
+        worst = max(ratios, key=lambda system: ratios[system])
+        mean = float(np.mean(list(ratios.values())))
         out.append(
-            "The pretrained model's Ramachandran maps differ from its own training MD "
-            f"{ratio:.1f} times as much as its one half differs from the other, at the same number of conformers."
+            f"The pretrained model's Ramachandran maps differ from its own training MD {mean:.1f} times as much as "
+            "one half of that MD from the other, at the same number of conformers "
+            f"(at most {ratios[worst]:.1f} times: {worst})."
         )
     return out
 
@@ -105,8 +108,8 @@ def cautions(run: Run) -> list[str]:
         rise = run.average(model, "median_energy_kt") - run.average(PRETRAINED, "median_energy_kt")
         if rise > _WORRYING_RISE_KT:
             out.append(
-                f"{words(model)} has a median energy {rise:.1f} kT above the pretrained model's: its conformers are more "
-                "strained, whatever its populations say. Look at the bond lengths and at the energy histograms."
+                f"{words(model)} has a median energy {rise:.1f} kT above the pretrained model's: its conformers are "
+                "more strained, whatever its populations say. Look at the bond lengths and at the energy histograms."
             )
     pools = pool_weights(run)
     pools = pools[pools["objective"] != "none"]
