@@ -127,10 +127,8 @@ def test_make_whole_undoes_a_periodic_box() -> None:
     assert make_whole(wrapped, ensemble.molecule.bonds, np.zeros((4, 3, 3))) is wrapped
 
 
-@pytest.mark.parametrize("ending", ["xtc", "dcd", "nc", "trr", "pdb", "h5"])
+@pytest.mark.parametrize("ending", ["xtc", "dcd", "nc", "trr", "pdb"])
 def test_formats_of_trajectories(tmp_path: Path, ending: str) -> None:
-    if ending == "h5":
-        pytest.importorskip("tables", reason="HDF5 trajectories need PyTables")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("warnings.warn", lambda *_, **__: None)  # mdtraj's own advice while it writes NetCDF
         settings = alanine_files(tmp_path, ending=ending)

@@ -234,7 +234,7 @@ def test_sentences_say_what_the_numbers_say(opened):
     assert "wrong by 1.10 kT" in text
     assert "divergence from the reference from 0.300 to 0.200 nats and the median energy from 5.0 to 9.0 kT" in text
     warned = " ".join(findings.cautions(run))
-    assert "EBA, round 2 has a median energy 4.0 kT above" in warned
+    assert "The model EBA, round 2 has a median energy 4.0 kT above" in warned
     assert "control, round 2 has a median" not in warned  # 0.5 kT is no worry
     words = {tile["words"]: tile["value"] for tile in findings.tiles(run)}
     assert words["free-energy error, pretrained → EBA, round 2"] == "1.00 → 0.40 kT"

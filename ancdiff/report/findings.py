@@ -52,8 +52,8 @@ def findings(run: Run) -> list[str]:
         worst = max(ratios, key=lambda system: ratios[system])
         mean = float(np.mean(list(ratios.values())))
         out.append(
-            f"The pretrained model's Ramachandran maps differ from its own training MD {mean:.1f} times as much as "
-            "one half of that MD from the other, at the same number of conformers "
+            f"The pretrained model's Ramachandran maps differ from its own training MD {mean:.1f} times as much as one "
+            "half of that MD from the other, at the same number of conformers "
             f"(at most {ratios[worst]:.1f} times: {worst})."
         )
     return out
@@ -108,7 +108,7 @@ def cautions(run: Run) -> list[str]:
         rise = run.average(model, "median_energy_kt") - run.average(PRETRAINED, "median_energy_kt")
         if rise > _WORRYING_RISE_KT:
             out.append(
-                f"{words(model)} has a median energy {rise:.1f} kT above the pretrained model's: its conformers are "
+                f"The model {words(model)} has a median energy {rise:.1f} kT above the pretrained model's: its conformers are "
                 "more strained, whatever its populations say. Look at the bond lengths and at the energy histograms."
             )
     pools = pool_weights(run)
