@@ -108,8 +108,9 @@ def cautions(run: Run) -> list[str]:
         rise = run.average(model, "median_energy_kt") - run.average(PRETRAINED, "median_energy_kt")
         if rise > _WORRYING_RISE_KT:
             out.append(
-                f"The model {words(model)} has a median energy {rise:.1f} kT above the pretrained model's: its conformers are "
-                "more strained, whatever its populations say. Look at the bond lengths and at the energy histograms."
+                f"The model {words(model)} has a median energy {rise:.1f} kT above the pretrained model's: its "
+                "conformers are more strained, whatever its populations say. Look at the bond lengths and at the "
+                "energy histograms."
             )
     pools = pool_weights(run)
     pools = pools[pools["objective"] != "none"]
