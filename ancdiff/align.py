@@ -25,7 +25,7 @@ from ancdiff.corridor import Layout, aligned_model, ancestors, split_model
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
-from ancdiff.denoising import Conformers, denoising_blocks_loss, draw_blocks, load_conformers, noisy_block
+from ancdiff.denoising import Conformers, denoising_blocks_loss, draw_blocks, load_conformers, noisy_block, shares
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, paper_energy, shared_noise
 from ancdiff.diffusion.noise import centre
@@ -269,7 +269,8 @@ def _alignment_loss(
         spread.append(float(energy.detach().std()))
     loss = align.objective_weight * torch.stack(losses).mean()
     if align.anchor > 0:
-        batches = [_draw_anchor(pool, align.anchor_batch_size // len(pools), generator) for pool in pools]
+        numbers = shares([pool.graph for pool in pools], align.anchor_batch_size)
+        batches = [_draw_anchor(pool, n, generator) for pool, n in zip(pools, numbers, strict=True)]
         blocks = [noisy_block(*batch, diffusion, denoiser.sigma_data_nm, generator) for batch in batches]
         loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks)
     return loss, {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
@@ -279,7 +280,7 @@ def _draw_anchor(
     pool: Pool, n: int, generator: torch.Generator
 ) -> tuple[MoleculeGraph, Float[Tensor, "conformers atoms 3"]]:
     """Conformers of a pool by the anchor's weights. Draws from ``generator``."""
-    index = torch.multinomial(pool.anchor_weight, max(1, n), replacement=True, generator=generator)
+    index = torch.multinomial(pool.anchor_weight, n, replacement=True, generator=generator)
     return pool.graph, pool.positions_nm[index]
 
 

@@ -201,7 +201,7 @@ class DiffusionSettings(Section):
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 3500
+    steps: Count = 5500
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
