@@ -7,12 +7,13 @@ Pure names and paths; nothing here touches the disk.
 
 import re
 from pathlib import Path
+from typing import get_args
 
-from ancdiff.config import Config
+from ancdiff.config import Config, Objective
 
 MD_ENSEMBLES = ("training", "reference")
 PRETRAINED = "pretrain"
-_ALIGNED = re.compile(r"^(?P<objective>eba_dpo|eba|none)_round(?P<round>[1-9][0-9]*)$")
+_ALIGNED = re.compile(rf"^(?P<objective>{'|'.join(get_args(Objective))})_round(?P<round>[1-9][0-9]*)$")
 
 
 def aligned_model(objective: str, round_number: int) -> str:

@@ -1,10 +1,11 @@
 """Names of models and ensembles, and where their artifacts lie."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from ancdiff.config import parse_config
+from ancdiff.config import Objective, parse_config
 from ancdiff.corridor import MD_ENSEMBLES, Layout, aligned_model, ancestors, models, split_model
 
 
@@ -17,7 +18,7 @@ def test_models_in_the_order_in_which_they_come_to_be() -> None:
         made.add(model)
 
 
-@pytest.mark.parametrize("objective", ["eba", "eba_dpo", "none"])
+@pytest.mark.parametrize("objective", get_args(Objective))
 @pytest.mark.parametrize("round_number", [1, 2, 10])
 def test_a_name_splits_into_what_made_it(objective: str, round_number: int) -> None:
     name = aligned_model(objective, round_number)
@@ -27,7 +28,7 @@ def test_a_name_splits_into_what_made_it(objective: str, round_number: int) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["pretrain", "eba_round0", "eba_round01", "eba_round", "dpo_round1", "eba_round1x", ""]
+    "name", ["pretrain", "eba_round0", "eba_round01", "eba_round", "ppo_round1", "eba_round1x", ""]
 )
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not an aligned model's name"):

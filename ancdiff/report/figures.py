@@ -245,6 +245,7 @@ def alignment_curves(run: Run) -> Figure | None:
     for objective, parts in curves.items():
         if any(part["model_energy_spread"].notna().any() for part in parts):  # the control has no groups
             _one_after_the_other(axes[-1], objective, parts, "model_energy_spread")
+            _errors_of_differences(axes[-1], objective, parts)
     if axes[-1].get_legend_handles_labels()[0]:
         axes[-1].legend()
     axes[-1].set(title="spread of the model's energy", ylabel="spread in a group (nats)", ylim=(0, None))
@@ -272,6 +273,16 @@ def _one_after_the_other(panel: Axes, objective: str, parts: list[pd.DataFrame],
         panel.plot(part["total"], part[column], color=style.colour, alpha=0.3, linewidth=0.7)
         label = _objective(objective) if k == 0 else None
         panel.plot(part["total"], smooth(part[column]), color=style.colour, linestyle=style.line, label=label)
+
+
+def _errors_of_differences(panel: Axes, objective: str, parts: list[pd.DataFrame]) -> None:
+    """Standard error of the group's energy differences, where it was kept: thin and dotted."""
+    for k, part in enumerate(parts):
+        if "model_energy_error" in part and part["model_energy_error"].notna().any():
+            label = f"{_objective(objective)}: error of a difference" if k == 0 else None
+            colour = objective_look(objective).colour
+            values = smooth(part["model_energy_error"])
+            panel.plot(part["total"], values, color=colour, linestyle=":", linewidth=1.0, label=label)
 
 
 def effective_sample_sizes(run: Run) -> Figure | None:
