@@ -183,11 +183,16 @@ def test_gradient_descent_relative_to_a_reference_reaches_the_tilted_reference()
     """`eba_reference` ends at p_θ ∝ p_ref e^{−βE/α}, not at e^{−βE}."""
     energy_kt, reference = doubles([0.0, 1.0, 2.5, 0.3]), doubles([1.0, 0.2, -0.5, 0.0])
     model = torch.zeros(4, 1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.SGD([model], lr=1.0)
-    for _ in range(4000):
+    optimizer = torch.optim.LBFGS([model], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        OBJECTIVES["eba_reference"].loss(GroupEnergies(-energy_kt, model, reference[:, None]), 2.0).backward()
-        optimizer.step()
+        group = GroupEnergies(-energy_kt, model, reference[:, None])
+        loss = OBJECTIVES["eba_reference"].loss(group, 2.0)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
     found = torch.softmax(-model.detach()[:, 0], 0)
     assert torch.allclose(found, torch.softmax(-reference - energy_kt / 2.0, 0), atol=1e-6)
 
