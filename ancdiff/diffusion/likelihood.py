@@ -168,16 +168,14 @@ def sample_with_log_density(
 ) -> tuple[Positions, LogDensity]:
     """Samples at the last (lowest, positive) level from a start σ_max ε, and the log-density of each.
 
-    log p(x) = log N(x_start; 0, σ_max²) − ∫ from ln σ_max to ln σ_min of (d − tr ∂D/∂x) dt, along one and the same path.
+    log p(x) = log N(x_start; 0, σ_max²) − ∫ from ln σ_max to ln σ_min of (d − tr ∂D/∂x) dt, along the same path.
     """
     ended = flow(denoise, start_nm, sigma_nm, trace=trace, order=order)
     prior = prior_log_density(start_nm, float(sigma_nm[0]))
     return ended.positions_nm, _log_density(prior, -ended.integral)
 
 
-def log_density(
-    denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int
-) -> LogDensity:
+def log_density(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int) -> LogDensity:
     """log p of given centred conformers under the model, by the flow from the first (lowest, positive) level to σ_max.
 
     log p(x) = log N(x_end; 0, σ_max²) + ∫ from ln σ_min to ln σ_max of (d − tr ∂D/∂x) dt.
@@ -203,9 +201,7 @@ class StepError:
     round_trip_nm: float  # of a coordinate, to σ_max and back
 
 
-def step_error(
-    denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int
-) -> StepError:
+def step_error(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int) -> StepError:
     """The error of the steps: log-densities against every second level, and forward–backward consistency.
 
     ``sigma_nm`` rises. The log-density with half as many steps is worse by about 2^order, so that the difference is
