@@ -109,6 +109,9 @@ class ForcefieldSettings(Section):
 
     protein: Literal["ff14SB", "ff19SB", "amber99sb-ildn", "charmm36"] = "ff14SB"
     solvent: Literal["obc2", "gbn2", "vacuum"] = "obc2"
+    small_molecule: Literal["mmff94", "gfn2-xtb"] | None = Field(
+        default=None, description="of molecules whose topology is an SDF file, all atoms, without solvent"
+    )
     temperature_kelvin: Kelvin = 300.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = "auto"
 
