@@ -21,14 +21,14 @@ from tqdm import tqdm
 
 from ancdiff.artifacts import read_ensemble, read_table, write_table
 from ancdiff.config import AlignSettings, DiffusionSettings, StageConfig
-from ancdiff.corridor import Layout, aligned_model, ancestors, split_model
+from ancdiff.corridor import Layout, ancestors, split_model
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
-from ancdiff.denoising import Conformers, denoising_batch_loss, denoising_blocks_loss, load_conformers
+from ancdiff.denoising import Block, Conformers, denoising_blocks_loss, draw_blocks, load_conformers, shares
 from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.energy import likelihood_energy, paper_energy, shared_noise
-from ancdiff.diffusion.noise import centre
+from ancdiff.diffusion.energy import likelihood_energy, noised, paper_energy, shared_noise
+from ancdiff.diffusion.noise import centre, centred_noise, lognormal_sigma
 from ancdiff.errors import StageError
 from ancdiff.objectives import eba_dpo_loss, eba_loss, group_effective_size
 from ancdiff.provenance import made_by
@@ -44,6 +44,7 @@ class Pool:
 
     system: str
     graph: MoleculeGraph
+    training_nm: Float[Tensor, "frames atoms 3"]  # all training MD, scored or not
     positions_nm: Float[Tensor, "conformers atoms 3"]
     log_weight: Float[Tensor, " conformers"]
     anchor_weight: Float[Tensor, " conformers"]  # sums to 1
@@ -51,16 +52,16 @@ class Pool:
     from_models: Int[Tensor, " sampled"]  # … and from models
 
 
-def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> None:
-    """Make the model ``<objective>_round<r>`` from that of the round before.
+def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
+    """Make the model ``<objective>_round<r>`` from that of the round before. Draws from ``seed`` and the round alone.
 
     Raises:
         StageError: a system's conformers have all failed, or the loss became non-finite.
     """
     torch.set_num_threads(threads)
     layout, align = Layout(results), settings.align
-    objective, round_number = split_model(model)
-    parent = aligned_model(objective, round_number - 1)
+    name, lineage = split_model(model), ancestors(model)
+    objective, parent, round_seed = name.line, lineage[-1], seed + name.round_number
     parent_path = layout.model(parent)
     device = choose_device()
     denoiser, _ = load_denoiser(parent_path)
@@ -68,8 +69,8 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
     split = read_table(results / "dataset" / "split.parquet")
     systems = [name for name, system in settings.systems.items() if system.split == "train"]
     data = [load_conformers(layout, name, split, "train", device) for name in systems]
-    weights, parents = _weights(settings, layout, systems, ancestors(model), split)
-    record = made_by("align", settings=settings.as_dict(), seed=settings.run.seed, parents=[parent_path, *parents])
+    weights, parents = _weights(settings, layout, systems, lineage, split)
+    record = made_by("align", settings=settings.as_dict(), seed=seed, parents=[parent_path, *parents])
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
     if objective == "none":
@@ -77,10 +78,9 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
     else:
         reference, _ = load_denoiser(parent_path)
         reference.to(device)
-        last = None if round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
-        seed = settings.run.seed + round_number
+        last = None if name.round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
         weights = {
-            c.system: _anchored(layout, c, weights[c.system], last, reference, settings, seed=seed) for c in data
+            c.system: _anchored(layout, c, weights[c.system], last, reference, settings, seed=round_seed) for c in data
         }
         loss = partial(
             _alignment_loss,
@@ -92,9 +92,9 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
         )
     ema, metrics = train(
         denoiser,
-        loss,
+        lambda generator: [partial(loss, generator=generator)],
         _plan(align),
-        generator=torch.Generator(device).manual_seed(settings.run.seed + round_number),
+        generator=torch.Generator(device).manual_seed(round_seed),
         work=work,
         title=f"align {model}",
     )
@@ -222,6 +222,7 @@ def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool
     return Pool(
         system=conformers.system,
         graph=conformers.graph,
+        training_nm=conformers.positions_nm,
         positions_nm=centre(torch.as_tensor(_positions(layout, conformers.system, table))).to(device),
         log_weight=torch.tensor(table["log_weight"].to_numpy(), dtype=torch.float32, device=device),
         anchor_weight=torch.tensor(anchor, dtype=torch.float32, device=device),
@@ -269,17 +270,42 @@ def _alignment_loss(
         spread.append(float(energy.detach().std()))
     loss = align.objective_weight * torch.stack(losses).mean()
     if align.anchor > 0:
-        batches = [_draw_anchor(pool, align.anchor_batch_size // len(pools), generator) for pool in pools]
-        loss = loss + align.anchor * denoising_blocks_loss(denoiser, batches, diffusion, generator)
+        numbers = shares([pool.graph for pool in pools], align.anchor_batch_size)
+        blocks = [
+            _anchor_block(pool, n, align, diffusion, denoiser.sigma_data_nm, generator)
+            for pool, n in zip(pools, numbers, strict=True)
+        ]
+        loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks)
     return loss, {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
 
 
-def _draw_anchor(
-    pool: Pool, n: int, generator: torch.Generator
-) -> tuple[MoleculeGraph, Float[Tensor, "conformers atoms 3"]]:
-    """Conformers of a pool by the anchor's weights. Draws from ``generator``."""
-    index = torch.multinomial(pool.anchor_weight, max(1, n), replacement=True, generator=generator)
-    return pool.graph, pool.positions_nm[index]
+def _anchor_block(
+    pool: Pool,
+    n: int,
+    align: AlignSettings,
+    diffusion: DiffusionSettings,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+) -> Block:
+    """``n`` noisy conformers for the anchor: of the weighted pool, and where noise is low of the training MD.
+
+    At noise far below the distance between basins the denoiser depends on the density near its input alone, and a
+    weight that is constant there drops out of it. The training MD has the right density inside each basin and no
+    weights that add variance, so it keeps the local geometry while the pool moves populations. Draws from
+    ``generator``.
+    """
+    sigma = lognormal_sigma(
+        n,
+        median_nm=diffusion.training_median * sigma_data_nm,
+        log_width=diffusion.training_log_width,
+        generator=generator,
+    )
+    weighted = torch.multinomial(pool.anchor_weight, n, replacement=True, generator=generator)
+    frame = torch.randint(len(pool.training_nm), (n,), generator=generator, device=generator.device)
+    local = (sigma < align.anchor_local_sigma * sigma_data_nm)[:, None, None]
+    clean = torch.where(local, pool.training_nm[frame], pool.positions_nm[weighted])
+    noise = centred_noise(tuple(clean.shape), generator=generator)
+    return pool.graph, noised(clean, sigma, noise, superpose=diffusion.superpose)
 
 
 def _model_energy(
@@ -308,8 +334,10 @@ def _control_loss(
     diffusion: DiffusionSettings,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """Plain denoising of the training MD: the same steps without energies."""
-    loss = denoising_batch_loss(denoiser, data, align.anchor_batch_size, diffusion, generator)
-    return loss, {"ess": float("nan"), "model_energy_spread": float("nan")}
+    blocks = draw_blocks(
+        data, align.anchor_batch_size, diffusion, sigma_data_nm=denoiser.sigma_data_nm, generator=generator
+    )
+    return denoising_blocks_loss(denoiser, blocks), {"ess": float("nan"), "model_energy_spread": float("nan")}
 
 
 def _plan(align: AlignSettings) -> TrainingPlan:

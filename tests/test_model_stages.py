@@ -21,7 +21,7 @@ from ancdiff.testing import alanine_dipeptide
 SYSTEMS = {"ala": {"sequence": "ACE-ALA-NME"}}
 NETWORK = {"features": 16, "pair_features": 8, "layers": 1}
 TINY = {
-    "run": {"seed": 5},
+    "run": {},
     "systems": SYSTEMS,
     "forcefield": {},
     "denoiser": NETWORK,
@@ -63,7 +63,7 @@ def results(tmp_path: Path) -> Path:
     split = pd.DataFrame({"system": "ala", "md": "training", "frame": np.arange(40), "replica": 0, "half": 0})
     split["split"] = np.where(split["frame"] < 36, "train", "validation")
     write_table(layout.root / "dataset" / "split.parquet", split)
-    pretrain.run(stage_config("run", "systems", "denoiser", "diffusion", "pretrain"), results=layout.root, threads=1)
+    run_pretrain(layout.root)
     draw(layout)
     write_table(layout.energies("training", "ala"), energy_table(40, rng))
     write_table(layout.energies("pretrain", "ala"), energy_table(6, rng))
@@ -83,9 +83,14 @@ def draw(layout: Layout, output: Path | None = None, seed: int = 3) -> Path:
     return output
 
 
-def run_align(results: Path, model: str, **changes: dict) -> None:
-    settings = stage_config("run", "systems", "forcefield", "diffusion", "align", **changes)
-    align.run(settings, results=results, model=model, threads=1)
+def run_pretrain(results: Path, model: str = "pretrain", seed: int = 5) -> None:
+    settings = stage_config("systems", "denoiser", "diffusion", "pretrain")
+    pretrain.run(settings, results=results, model=model, seed=seed, threads=1)
+
+
+def run_align(results: Path, model: str, seed: int = 5, **changes: dict) -> None:
+    settings = stage_config("systems", "forcefield", "diffusion", "align", **changes)
+    align.run(settings, results=results, model=model, seed=seed, threads=1)
 
 
 def test_pretrain_writes_a_model_its_curve_and_what_made_it(results: Path) -> None:
@@ -101,9 +106,31 @@ def test_pretrain_writes_a_model_its_curve_and_what_made_it(results: Path) -> No
 
 def test_two_runs_with_one_seed_give_the_same_model(results: Path, tmp_path: Path) -> None:
     before = (results / "pretrain" / "model.safetensors").read_bytes()
-    settings = stage_config("run", "systems", "denoiser", "diffusion", "pretrain")
-    pretrain.run(settings, results=results, threads=1)
+    run_pretrain(results)
     assert (results / "pretrain" / "model.safetensors").read_bytes() == before
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    return [p.detach().numpy() for p in load_denoiser(path)[0].parameters()]
+
+
+def test_a_model_of_one_of_several_seeds_is_that_of_a_run_with_this_seed(results: Path) -> None:
+    """Nothing but the names differs; another seed gives another model, beside it."""
+    layout = Layout(results)
+    for seed in (5, 6):
+        model = f"pretrain_seed{seed}"
+        run_pretrain(results, model, seed)
+        shutil.copytree(layout.ensemble("pretrain", "ala").parent, layout.ensemble(model, "ala").parent)
+        shutil.copytree(layout.energies("pretrain", "ala").parent, layout.energies(model, "ala").parent)
+        run_align(results, f"eba_round1_seed{seed}", seed)
+        assert load_denoiser(layout.model(model))[1]["made_by"]["seed"] == seed
+    run_align(results, "eba_round1")
+    for model in ("pretrain", "eba_round1"):
+        alone, same, other = (weights_of(layout.model(model + suffix)) for suffix in ("", "_seed5", "_seed6"))
+        assert all(np.array_equal(a, b) for a, b in zip(alone, same, strict=True))
+        assert not all(np.array_equal(a, b) for a, b in zip(alone, other, strict=True))
+    sources = read_table(results / "align" / "eba_round1_seed6" / "weights.parquet")["source"]
+    assert set(sources) == {"training", "pretrain_seed6"}
 
 
 def test_samples_depend_on_the_seed_and_on_nothing_else(results: Path, tmp_path: Path) -> None:
@@ -194,13 +221,14 @@ def test_paper_weighting_runs(results: Path) -> None:
 
 def test_a_section_that_was_not_handed_over_is_an_error(results: Path) -> None:
     with pytest.raises(Exception, match="was not handed the section 'align'"):
-        align.run(stage_config("run", "systems"), results=results, model="eba_round1", threads=1)
+        align.run(stage_config("run", "systems"), results=results, model="eba_round1", seed=5, threads=1)
 
 
 def test_groups_hold_the_asked_share_of_md() -> None:
     pool = align.Pool(
         system="x",
         graph=molecule_graph(alanine_dipeptide().molecule),
+        training_nm=torch.zeros(20, 2, 3),
         positions_nm=torch.zeros(10, 2, 3),
         log_weight=torch.zeros(10),
         anchor_weight=torch.full((10,), 0.1),
@@ -211,3 +239,24 @@ def test_groups_hold_the_asked_share_of_md() -> None:
     index = align._draw_group(pool, settings, torch.Generator().manual_seed(0))
     assert (index < 6).sum() == 2
     assert len(index) == 8
+
+
+@pytest.mark.parametrize(("local_sigma", "share_of_md"), [(0.0, 0.0), (1e9, 1.0)])
+def test_the_anchor_takes_md_at_low_noise_and_the_pool_above(local_sigma: float, share_of_md: float) -> None:
+    """MD at the origin, a pool of one weighted conformer away from it: the targets say where each came from."""
+    away = torch.zeros(3, 10, 3)
+    away[:, 0], away[:, 1] = 1.0, -1.0
+    pool = align.Pool(
+        system="x",
+        graph=molecule_graph(alanine_dipeptide().molecule),
+        training_nm=torch.zeros(20, 10, 3),
+        positions_nm=away,
+        log_weight=torch.zeros(3),
+        anchor_weight=torch.tensor([0.0, 1.0, 0.0]),
+        from_md=torch.arange(2),
+        from_models=torch.arange(2, 3),
+    )
+    settings = stage_config("align", "diffusion", align={"anchor_local_sigma": local_sigma})
+    generator = torch.Generator().manual_seed(0)
+    _, block = align._anchor_block(pool, 32, settings.align, settings.diffusion, 0.15, generator)
+    assert (block.target_nm.abs().sum(dim=(1, 2)) == 0).double().mean() == share_of_md
