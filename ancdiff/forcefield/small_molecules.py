@@ -70,7 +70,7 @@ class Mmff94:
         from rdkit.Chem import rdForceFieldHelpers
 
         self._made_from = (graph_binary, tuple(terms))
-        graph = Chem.Mol(graph_binary)
+        graph = Chem.Mol(graph_binary)  # type: ignore[call-overload]  # the stub does not know the binary form
         properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(graph, mmffVariant="MMFF94")
         for term in _ALL_TERMS:
             getattr(properties, f"SetMMFF{term}Term")(term in terms)
