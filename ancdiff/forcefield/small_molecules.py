@@ -3,7 +3,9 @@
 Which density they aim at: with ``score.relax: none`` e^{−βE} of all atoms, E the energy of the molecule alone, without
 solvent: MMFF94's, or GFN2-xTB's on its Born–Oppenheimer surface. The other ways to relax are as for proteins.
 
-Speed, one thread (energy and forces, through OpenMM's Reference platform): see docs/performance.md.
+Energies with forces a second of one core, through OpenMM's Reference platform: 18 atoms (pentanol) MMFF94 9,600 and
+GFN2-xTB 123; 29 atoms (nonane) 5,000 and 52. OpenMM's way to Python and back takes 22 µs of each. A full relaxation from
+embedded coordinates takes 23 (18 atoms) to 60 (29 atoms) of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -100,7 +102,7 @@ class Mmff94:
 class Gfn2Xtb:
     """Energy and forces of GFN2-xTB, closed shell, at the positions of an OpenMM State.
 
-    Each call starts the electrons anew: from the last call's density a call would take two thirds of the time, but the
+    Each call starts the electrons anew: from the last call's density a call would take 0.6 to 0.9 of the time, but the
     energy of a conformer would depend (by 1e-5 kJ/mol) on the ones before it, and so on where a run was cut.
 
     References:
