@@ -93,6 +93,9 @@ class ForcefieldSettings(Section):
 
     protein: Literal["ff14SB", "ff19SB", "amber99sb-ildn", "charmm36"] = "ff14SB"
     solvent: Literal["obc2", "gbn2", "vacuum"] = "obc2"
+    small_molecule: Literal["mmff94", "gfn2-xtb"] | None = Field(
+        default=None, description="of molecules whose topology is an SDF file, all atoms, without solvent"
+    )
     temperature_kelvin: Kelvin = 300.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = "auto"
 
@@ -197,12 +200,13 @@ class PretrainSettings(Section):
 
 
 class SampleSettings(Section):
-    """Reverse diffusion: a Heun step costs two network evaluations, the last one costs one (2·steps − 1)."""
+    """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 
     conformers: Count = 400
-    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "stochastic"
-    steps: Annotated[int, Field(ge=2, le=500)] = 20
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde"] = "dpmpp_2m_sde"
+    steps: Annotated[int, Field(ge=2, le=500)] = 40
     rho: Positive = 7.0
+    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
 
