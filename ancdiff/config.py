@@ -182,13 +182,16 @@ class DiffusionSettings(Section):
     sigma_max: Positive = Field(default=3.0, description="highest noise, in units of the data's spread")
     training_median: Positive = Field(default=0.55, description="median of the log-normal training noise, same units")
     training_log_width: Positive = 1.4
+    training_uniform_share: Fraction = Field(
+        default=0.4, description="share of training noise that is uniform in ln σ from sigma_min to sigma_max"
+    )
     superpose: bool = Field(default=True, description="superpose the denoising target on the noisy input (Kabsch)")
 
 
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 5500
+    steps: Count = 4500
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
@@ -226,7 +229,7 @@ class ScoreSettings(Section):
     hydrogen_entropy: Literal["none", "harmonic"] = Field(
         default="none", description="harmonic: −TS of the hydrogens is added, to aim at the heavy atoms' marginal"
     )
-    max_md_conformers: Count = Field(default=1024, description="evenly spaced frames scored of each MD data set")
+    max_md_conformers: Count = Field(default=640, description="evenly spaced frames scored of each MD data set")
 
     @model_validator(mode="after")
     def _entropy_of_relaxed_hydrogens(self) -> "ScoreSettings":
@@ -263,7 +266,7 @@ class AlignSettings(Section):
     data_fraction: Fraction = 0.5
     noise_levels: Count = 8
     antithetic: bool = Field(
-        default=False, description="half as many noise levels, each with its noise and the opposite one"
+        default=True, description="half as many noise levels, each with its noise and the opposite one"
     )
     energy_sigma_max: Positive = Field(
         default=2.0, description="highest noise of the model energy, in units of the spread"
@@ -275,14 +278,14 @@ class AlignSettings(Section):
         default=1.0, description="weight of importance-weighted denoising, which holds the denoiser"
     )
     anchor_batch_size: Count = Field(default=80, description="conformers of a step of the anchor, and of the control")
-    anchor_step: Fraction = Field(default=0.4, description="largest γ by which a round moves the anchor's log-weights")
+    anchor_step: Fraction = Field(default=0.5, description="largest γ by which a round moves the anchor's log-weights")
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
     )
     anchor_local_sigma: NonNegative = Field(
         default=0.3, description="noise below which the anchor denoises training MD, in units of the data's spread"
     )
-    anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
+    anchor_noise_levels: Count = Field(default=24, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
 
     @model_validator(mode="after")
