@@ -3,6 +3,9 @@
 A section is named after its stage (``simulate``, ``score`` …) or after the thing that several stages share
 (``forcefield``, ``denoiser``, ``diffusion``). The workflow hands each stage the sections it reads, as one JSON
 string (`Config.sections`), so that a change reruns exactly the stages that read it.
+
+A settings class holds values and checks them; it has no other methods. Code stamps leave this module out (see
+`ancdiff.provenance`), so that behaviour put here would change without a rerun.
 """
 
 import difflib
@@ -15,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ancdiff.errors import ConfigError
+from ancdiff.sequences import check_sequence
 from ancdiff.units import FEMTOSECONDS_PER_PS
 
 Positive = Annotated[float, Field(gt=0)]
@@ -33,37 +37,6 @@ class Section(BaseModel):
     """A frozen part of the configuration; a key that it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-AMINO_ACIDS: tuple[str, ...] = (
-    *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE"),
-    *("LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL"),
-)
-
-
-def check_sequence(sequence: str) -> tuple[str, ...]:
-    """Residue names of a capped peptide, ``ACE-…-NME``; imports nothing heavy, so that it runs before the first job.
-
-    Raises:
-        ValueError: the sequence cannot be built; says which residue, where, and what to type.
-    """
-    names = tuple(sequence.split("-"))
-    example = "write three-letter names between the caps, e.g. ACE-ALA-NME"
-    for place, name in enumerate(names, start=1):
-        at = f"residue {place} of '{sequence}'"
-        if name in ("ACE", "NME"):
-            wanted, end = (1, "start") if name == "ACE" else (len(names), "end")
-            if place != wanted:
-                raise ValueError(f"{at}: the cap {name} belongs at the {end}; {example}")
-        elif name not in AMINO_ACIDS:
-            near = difflib.get_close_matches(name.upper(), AMINO_ACIDS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(AMINO_ACIDS)}"
-            raise ValueError(f"{at}: '{name}' is not a standard amino acid; {hint}; {example}")
-    if names[0] != "ACE" or names[-1] != "NME":
-        raise ValueError(f"'{sequence}' has a free end; type ACE-…-NME: charged termini cannot be built; {example}")
-    if len(names) < 3:
-        raise ValueError(f"'{sequence}' has no amino acid between its caps; {example}")
-    return names
 
 
 class RunSettings(Section):
