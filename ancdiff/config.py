@@ -29,7 +29,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Kelvin = Annotated[float, Field(ge=50, le=2000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-Objective = Literal["eba", "eba_dpo", "none"]
+Objective = Literal["eba", "eba_reference", "eba_dpo", "dpo", "none"]
 Basin = Literal["alpha_r", "beta", "alpha_l"]
 
 
@@ -93,6 +93,9 @@ class ForcefieldSettings(Section):
 
     protein: Literal["ff14SB", "ff19SB", "amber99sb-ildn", "charmm36"] = "ff14SB"
     solvent: Literal["obc2", "gbn2", "vacuum"] = "obc2"
+    small_molecule: Literal["mmff94", "gfn2-xtb"] | None = Field(
+        default=None, description="of molecules whose topology is an SDF file, all atoms, without solvent"
+    )
     temperature_kelvin: Kelvin = 300.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = "auto"
 
@@ -197,12 +200,13 @@ class PretrainSettings(Section):
 
 
 class SampleSettings(Section):
-    """Reverse diffusion: a Heun step costs two network evaluations, the last one costs one (2·steps − 1)."""
+    """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 
     conformers: Count = 400
-    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "stochastic"
-    steps: Annotated[int, Field(ge=2, le=500)] = 20
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde"] = "dpmpp_2m_sde"
+    steps: Annotated[int, Field(ge=2, le=500)] = 40
     rho: Positive = 7.0
+    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
 
@@ -258,6 +262,9 @@ class AlignSettings(Section):
     groups_per_step: Count = 1
     data_fraction: Fraction = 0.5
     noise_levels: Count = 8
+    antithetic: bool = Field(
+        default=False, description="half as many noise levels, each with its noise and the opposite one"
+    )
     energy_sigma_max: Positive = Field(
         default=2.0, description="highest noise of the model energy, in units of the spread"
     )
@@ -277,6 +284,12 @@ class AlignSettings(Section):
     )
     anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
+
+    @model_validator(mode="after")
+    def _noise_in_pairs(self) -> "AlignSettings":
+        if self.antithetic and (self.noise_levels % 2 or self.anchor_noise_levels % 2):
+            raise ValueError("'antithetic: true' needs even 'noise_levels' and 'anchor_noise_levels'")
+        return self
 
 
 class EvaluateSettings(Section):
