@@ -11,6 +11,7 @@ A settings class holds values and checks them; it has no other methods. Code sta
 import difflib
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -206,12 +207,27 @@ class SampleSettings(Section):
     """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 
     conformers: Count = 400
-    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde"] = "dpmpp_2m_sde"
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde", "rk4"] = "dpmpp_2m_sde"
     steps: Annotated[int, Field(ge=2, le=500)] = 40
     rho: Positive = 7.0
     eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
+    log_density: Literal["none", "exact", "hutchinson"] = Field(
+        default="none", description="log p of every sample, for reweighting; with solver: rk4"
+    )
+    log_density_probes: Annotated[int, Field(ge=2)] = Field(
+        default=8, description="random vectors of log_density: hutchinson; their spread is its error"
+    )
+
+    @model_validator(mode="after")
+    def _density_of_the_ode(self) -> "SampleSettings":
+        if self.log_density != "none" and self.solver != "rk4":
+            raise ValueError(
+                f"'log_density: {self.log_density}' is that of the ODE's own samples: set 'solver: rk4' "
+                f"(samples of '{self.solver}' have another density, which is not known)"
+            )
+        return self
 
 
 class ScoreSettings(Section):
@@ -239,15 +255,26 @@ class ScoreSettings(Section):
 
 
 class TemperSettings(Section):
-    """Per-system effective temperature from a target effective sample size."""
+    """Weights at temperatures above that of the run: a ladder over rounds, a target for each system, or both."""
 
-    target_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.3, description="effective sample size wanted, as a share of the system's scored conformers"
+    target_ess_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=0.3,
+        description="effective sample size wanted, as a share of a system's scored conformers; null: the ladder alone",
     )
     max_kelvin: Annotated[float, Field(ge=50, le=100_000)] = Field(
         default=2000.0,
         description="no higher than this, even where the target is not reached (proteins may need 5,000)",
     )
+    ladder_kelvin: tuple[Annotated[float, Field(ge=50, le=100_000)], ...] = Field(
+        default=(),
+        description="falling temperatures of the first rounds; later ones are at forcefield.temperature_kelvin",
+    )
+
+    @model_validator(mode="after")
+    def _falls(self) -> "TemperSettings":
+        if any(later > earlier for earlier, later in pairwise(self.ladder_kelvin)):
+            raise ValueError(f"'ladder_kelvin' must fall from round to round, not {list(self.ladder_kelvin)}")
+        return self
 
 
 class AlignSettings(Section):

@@ -109,6 +109,7 @@ def cautions(run: Run) -> list[str]:
         whose = f"{_percent(1 - row.value)} of the conformers of {words_with_seed(row.ensemble)}, {row.system},"
         said.append(f"{whose} have coordinates that are not numbers; they are left out of every other metric.")
     out = _first(said)
+    out += _refused(run)
     failed = run.metrics[(run.metrics["metric"] == "energy_failed") & (run.metrics["value"] > 0.01)]
     said = []
     for row in _rows(failed.sort_values("value", ascending=False, kind="stable")):
@@ -148,6 +149,23 @@ def cautions(run: Run) -> list[str]:
             f"The weights of {row.system} in {_round_words(row.model)} were tempered to {row.temperature_kelvin:.0f} K."
         )
     return out + _first(said)
+
+
+_REFUSED_WORDS = {
+    "heavy_tail": "a few of its samples carry the weight (Pareto k {k:.2f})",
+    "few_conformers": "too few of its samples have an energy",
+}
+
+
+def _refused(run: Run) -> list[str]:
+    """Reweighted ensembles of which nothing is claimed, and why."""
+    rows = run.select("pareto_k")
+    out = []
+    for row in _rows(rows[rows["status"] != "ok"]) if "status" in rows else []:
+        why = _REFUSED_WORDS[row.status].format(k=row.value)
+        name = words_with_seed(row.ensemble)
+        out.append(f"Nothing is claimed of {name}, {row.system}: {why}. Its numbers are left empty.")
+    return out
 
 
 def story(run: Run) -> str:
