@@ -74,9 +74,8 @@ def main() -> None:
     floor = divergence_floor(cells, BINS, sampling=sampling, rng=np.random.default_rng(1), **options).mean()
     md_energy = np.percentile(energies(md.positions_nm), [10, 50, 90])
     print(f"{asked.system}, {asked.conformers} conformers; floor of the divergence {floor:.4f} nats")
-    print(
-        f"{'solver':34s}{'evaluations':>12s}{'seconds':>9s}{'divergence':>12s}{'/ floor':>9s}{'energy above MD, kT':>24s}"
-    )
+    columns = f"{'evaluations':>12s}{'seconds':>9s}{'divergence':>12s}{'/ floor':>9s}{'energy above MD, kT':>24s}"
+    print(f"{'solver':34s}{columns}")
     for chosen in SOLVERS:
         sample = SampleSettings(conformers=asked.conformers, **chosen)
         start = time.perf_counter()
