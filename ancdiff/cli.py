@@ -239,7 +239,9 @@ def check(config: Path) -> None:
     corridor = Corridor(resolved)
     click.echo(f"{config} holds.\nresults  {corridor.root}/\nsystems  {len(corridor.systems)}")
     for name, system in resolved.systems.items():
-        origin = system.sequence or f"{system.topology}, {len(system.training)} + {len(system.reference)} trajectories"
+        origin = system.description
+        if not system.simulated:
+            origin += f", {len(system.training)} + {len(system.reference)} trajectories"
         click.echo(f"  {name:12s} {system.split:5s} {origin}")
     click.echo(f"models   {', '.join(corridor.models)}")
     conformers = resolved.sample.conformers

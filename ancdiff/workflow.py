@@ -26,7 +26,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "dataset": ("run", "systems", "dataset"),
     "pretrain": ("run", "systems", "denoiser", "diffusion", "pretrain"),
     "sample": ("diffusion", "sample"),
-    "score": ("forcefield", "score"),
+    "score": ("systems", "forcefield", "score"),
     "align": ("run", "systems", "forcefield", "diffusion", "align"),
     "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
     "report": ("run", "systems", "align", "report"),
@@ -71,7 +71,16 @@ class Corridor:
 
     def simulate_inputs(self, wildcards: Any) -> list[Path]:
         """Bundled files of an MD data set, where the run copies them."""
-        return bundled_files(wildcards.system, wildcards.md) if self.config.simulate.source == "bundled" else []
+        bundled = self.config.simulate.source == "bundled"
+        copied = bundled and self.config.systems[wildcards.system].sequence is not None
+        return bundled_files(wildcards.system, wildcards.md) if copied else []
+
+    def score_settings(self, wildcards: Any) -> str:
+        """As `settings`, with the one system where it has an exact energy, which is written there; else with none."""
+        sections = json.loads(self.settings("score"))
+        exact = self.config.systems[wildcards.system].exact is not None
+        sections["systems"] = {wildcards.system: sections["systems"][wildcards.system]} if exact else {}
+        return json.dumps(sections, sort_keys=True, separators=(",", ":"))
 
     def seed(self, wildcards: Any) -> int:
         """Seed of the samples of one model and system: SHA-256 of the run's seed and both names, below 2³¹."""
@@ -81,7 +90,7 @@ class Corridor:
     def md_ensembles(self, system: str) -> list[str]:
         """MD data sets that a system has: a user's own one may come without a reference."""
         settings = self.config.systems[system]
-        return [md for md in MD_ENSEMBLES if settings.sequence is not None or getattr(settings, md)]
+        return [md for md in MD_ENSEMBLES if settings.simulated or getattr(settings, md)]
 
     def ensembles(self, system: str) -> list[str]:
         """Every ensemble of a system, MD first."""
@@ -92,7 +101,7 @@ class Corridor:
         simulated = [
             self.layout.simulated(name, md)
             for name, system in self.config.systems.items()
-            if system.sequence is not None
+            if system.simulated
             for md in MD_ENSEMBLES
         ]
         return {
@@ -151,11 +160,13 @@ class Corridor:
         }
 
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
-        """Every ensemble of every system and its energies."""
+        """Every ensemble of every system and its energies; the models, where there are particles to turn and swap."""
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
+        particles = any(system.particles for system in self.config.systems.values())
         return {
             "conformers": [self.layout.ensemble(*pair) for pair in pairs],
-            "energies": [self.layout.energies(*pair) for pair in pairs],
+            "energies": [self.layout.energies(*pair) for pair in pairs if self.config.systems[pair[1]].scored],
+            "networks": [self.layout.model(model) for model in self.models] if particles else [],
         }
 
     def report_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
@@ -208,7 +219,7 @@ def check_systems(config: Config) -> None:
     """See that there is a system to train on, and that every file that the run starts from is there.
 
     Raises:
-        ConfigError: there is no system, or none to train on.
+        ConfigError: there is no system, or none to train on, or none of the trained ones has an energy to align with.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -220,6 +231,13 @@ def check_systems(config: Config) -> None:
     if all(system.split == "test" for system in config.systems.values()):
         raise ConfigError(
             "there is no system to train on", where="systems", fix="leave at least one with split: train (the default)"
+        )
+    bare = [name for name, system in config.systems.items() if system.split == "train" and not system.scored]
+    if bare and config.align.rounds > 0:
+        raise ConfigError(
+            f"{', '.join(bare)}: points have no energy to align a model with",
+            where="align.rounds",
+            fix="write  align: {rounds: 0},  or give these systems split: test",
         )
     for name, system in config.systems.items():
         if system.sequence is not None and config.simulate.source == "bundled":

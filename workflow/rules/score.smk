@@ -20,7 +20,7 @@ rule score:
         "../../envs/ancdiff.yaml"
     threads: 1
     params:
-        settings=RUN.settings("score"),
+        settings=RUN.score_settings,
         code=RUN.code("score"),
         max_conformers=RUN.max_conformers,
     message:
