@@ -25,7 +25,7 @@ from ancdiff.corridor import Layout, aligned_model, ancestors, split_model
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
-from ancdiff.denoising import Conformers, denoising_batch_loss, denoising_blocks_loss, load_conformers
+from ancdiff.denoising import Conformers, denoising_blocks_loss, draw_blocks, load_conformers, noisy_block
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, paper_energy, shared_noise
 from ancdiff.diffusion.noise import centre
@@ -92,7 +92,7 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
         )
     ema, metrics = train(
         denoiser,
-        loss,
+        lambda generator: [partial(loss, generator=generator)],
         _plan(align),
         generator=torch.Generator(device).manual_seed(settings.run.seed + round_number),
         work=work,
@@ -270,7 +270,8 @@ def _alignment_loss(
     loss = align.objective_weight * torch.stack(losses).mean()
     if align.anchor > 0:
         batches = [_draw_anchor(pool, align.anchor_batch_size // len(pools), generator) for pool in pools]
-        loss = loss + align.anchor * denoising_blocks_loss(denoiser, batches, diffusion, generator)
+        blocks = [noisy_block(*batch, diffusion, denoiser.sigma_data_nm, generator) for batch in batches]
+        loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks)
     return loss, {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
 
 
@@ -308,8 +309,10 @@ def _control_loss(
     diffusion: DiffusionSettings,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """Plain denoising of the training MD: the same steps without energies."""
-    loss = denoising_batch_loss(denoiser, data, align.anchor_batch_size, diffusion, generator)
-    return loss, {"ess": float("nan"), "model_energy_spread": float("nan")}
+    blocks = draw_blocks(
+        data, align.anchor_batch_size, diffusion, sigma_data_nm=denoiser.sigma_data_nm, generator=generator
+    )
+    return denoising_blocks_loss(denoiser, blocks), {"ess": float("nan"), "model_energy_spread": float("nan")}
 
 
 def _plan(align: AlignSettings) -> TrainingPlan:
