@@ -271,7 +271,7 @@ def _alignment_loss(
     if align.anchor > 0:
         batches = [_draw_anchor(pool, align.anchor_batch_size // len(pools), generator) for pool in pools]
         blocks = [noisy_block(*batch, diffusion, denoiser.sigma_data_nm, generator) for batch in batches]
-        loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks)
+        loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks, diffusion)
     return loss, {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
 
 
@@ -312,7 +312,7 @@ def _control_loss(
     blocks = draw_blocks(
         data, align.anchor_batch_size, diffusion, sigma_data_nm=denoiser.sigma_data_nm, generator=generator
     )
-    return denoising_blocks_loss(denoiser, blocks), {"ess": float("nan"), "model_energy_spread": float("nan")}
+    return denoising_blocks_loss(denoiser, blocks, diffusion), {"ess": float("nan"), "model_energy_spread": float("nan")}
 
 
 def _plan(align: AlignSettings) -> TrainingPlan:

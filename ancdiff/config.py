@@ -460,6 +460,12 @@ class EvaluateSettings(Section):
     counted_basin_population: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         default=0.05, description="basins rarer than this in the reference do not count in the free-energy error"
     )
+    shape_conformers: Count = Field(
+        default=150, description="conformers of particles whose nearest one of the reference is sought"
+    )
+    shape_candidates: Count = Field(
+        default=4, description="how many of the most alike ones are superposed to find the nearest"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
 
 

@@ -14,11 +14,14 @@ from tqdm import tqdm
 from ancdiff import corridor
 from ancdiff.artifacts import read_ensemble, read_table, write_json, write_table
 from ancdiff.config import Config, EvaluateSettings, StageConfig
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.denoiser.store import load_denoiser
 from ancdiff.errors import InputError
 from ancdiff.evaluate.catalogue import HEADLINE, METRICS
 from ancdiff.evaluate.comparison import Measurement, table
 from ancdiff.evaluate.energies import reduced_energies
 from ancdiff.evaluate.measure import Energies, EnsembleData, measure_system
+from ancdiff.evaluate.particles import measure_particles
 from ancdiff.evaluate.resampling import Sampling, independent, interval, md_blocks
 from ancdiff.molecules import Ensemble
 from ancdiff.provenance import made_by
@@ -38,6 +41,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
     split = read_table(split_path)
     measurements: list[Measurement] = []
     parents = [split_path]
+    networks = _networks(layout, settings)
     for system in tqdm(settings.systems, desc="evaluate", unit="system", disable=None):
         data = []
         for ensemble in ensembles:
@@ -46,12 +50,27 @@ def run(settings: StageConfig, *, results: Path) -> None:
                 continue  # the user's own MD may have no reference; metrics against it are then left out
             data.append(_read(layout, system, ensemble, split, kt, settings.evaluate))
             parents += [p for p in (path, layout.energies(ensemble, system)) if p.is_file()]
-        measurements += measure_system(system, data, settings.evaluate)
+        one = settings.systems[system]
+        if one.particles:
+            kelvin = settings.forcefield.temperature_kelvin
+            measurements += measure_particles(
+                system, data, one, settings.evaluate, networks, temperature_kelvin=kelvin
+            )
+        else:
+            measurements += measure_system(system, data, settings.evaluate)
     folder = layout.root / "evaluate"
     record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
     write_json(folder / "metrics.json", record)
     write_table(folder / "summary.parquet", summarise(measurements, ensembles), tsv=True)
     write_table(folder / "metrics.parquet", table(measurements), tsv=True)
+
+
+def _networks(layout: corridor.Layout, settings: StageConfig) -> dict[str, Denoiser]:
+    """Every model of a run that has systems of particles, to be tried for equivariance."""
+    if not any(system.particles for system in settings.systems.values()):
+        return {}
+    names = corridor.models(Config(align=settings.align))
+    return {name: load_denoiser(layout.model(name))[0] for name in names}
 
 
 def ensemble_names(align: Any) -> list[str]:

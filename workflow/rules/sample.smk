@@ -2,6 +2,7 @@
 #   in   pretrain/model.safetensors or align/<model>/model.safetensors; dataset/<system>/topology.pdb
 #   out  sample/<model>/<system>/conformers.dcd, topology.pdb  a pair that viewers open
 #        sample/<model>/<system>/conformers.json               what made it
+#        sample/<model>/<system>/reverse.dcd                   the first conformer's way from noise to shape
 
 
 rule sample:
@@ -14,6 +15,7 @@ rule sample:
         conformers="<results>/sample/{model}/{system}/conformers.dcd",
         topology="<results>/sample/{model}/{system}/topology.pdb",
         record="<results>/sample/{model}/{system}/conformers.json",
+        reverse="<results>/sample/{model}/{system}/reverse.dcd",
     log:
         "<results>/logs/sample/{model}/{system}.log",
     benchmark:
