@@ -355,7 +355,7 @@ class DiffusionSettings(Section):
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 3500
+    steps: Count = 5500
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
@@ -442,6 +442,9 @@ class AlignSettings(Section):
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
     )
+    anchor_local_sigma: NonNegative = Field(
+        default=0.3, description="noise below which the anchor denoises training MD, in units of the data's spread"
+    )
     anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
 
@@ -461,10 +464,10 @@ class EvaluateSettings(Section):
         default=0.05, description="basins rarer than this in the reference do not count in the free-energy error"
     )
     shape_conformers: Count = Field(
-        default=150, description="conformers of particles whose nearest one of the reference is sought"
+        default=100, description="conformers of particles whose nearest one of the reference is sought"
     )
     shape_candidates: Count = Field(
-        default=4, description="how many of the most alike ones are superposed to find the nearest"
+        default=3, description="how many of the most alike ones are superposed to find the nearest"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
 

@@ -51,13 +51,21 @@ def draw_blocks(
     sigma_data_nm: float,
     generator: torch.Generator,
 ) -> list[Block]:
-    """A batch with an equal share of every system, under training noise. Draws from ``generator``."""
-    share = max(1, batch_size // len(systems))
+    """A batch from all systems, under training noise; a system's share is that of its atoms. Draws from ``generator``.
+
+    A larger molecule has more to learn from each of its conformers, and more torsions to have seen.
+    """
     blocks = []
-    for system in systems:
+    for system, share in zip(systems, shares([s.graph for s in systems], batch_size), strict=True):
         index = torch.randint(len(system.positions_nm), (share,), generator=generator, device=generator.device)
         blocks.append(noisy_block(system.graph, system.positions_nm[index], diffusion, sigma_data_nm, generator))
     return blocks
+
+
+def shares(graphs: Sequence[MoleculeGraph], batch_size: int) -> list[int]:
+    """How many conformers of each molecule are in a batch: in proportion to their atoms, and at least one."""
+    atoms = sum(graph.n_atoms for graph in graphs)
+    return [max(1, round(batch_size * graph.n_atoms / atoms)) for graph in graphs]
 
 
 def noisy_block(

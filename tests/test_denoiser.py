@@ -79,12 +79,12 @@ def test_the_checker_passes_an_equivariant_function() -> None:
 
 def test_at_no_noise_the_input_comes_back() -> None:
     denoiser, graph, x = make_denoiser()
-    assert (denoiser(x, torch.full((6,), 1e-9).double(), graph) - x).abs().max() < 1e-6
+    assert (denoiser.on(graph)(x, torch.full((6,), 1e-9).double()) - x).abs().max() < 1e-6
 
 
 def test_output_is_centred() -> None:
     denoiser, graph, x = make_denoiser()
-    assert denoiser(x + 3.0, torch.full((6,), 0.3).double(), graph).mean(dim=1).abs().max() < 1e-12
+    assert denoiser.on(graph)(x + 3.0, torch.full((6,), 0.3).double()).mean(dim=1).abs().max() < 1e-12
 
 
 def test_stored_denoiser_comes_back(tmp_path: Path) -> None:

@@ -164,9 +164,9 @@ class Layer(nn.Module):
         gates = self.pair_gates(message)
         pulls = (gates[:, 1:, None] * (difference / (distance + 1.0))[:, None, :]).flatten(1)
         scale = graph.conformer_atoms.rsqrt()[graph.conformer, None]
-        vectors = (_sum_to_atoms(pulls, -pulls, graph) * scale).unflatten(-1, (-1, 3))
+        vectors = (_sum_to_atoms(pulls, graph, sign=-1) * scale).unflatten(-1, (-1, 3))
         kept = torch.sigmoid(gates[:, :1]) * message
-        gathered = _sum_to_atoms(kept, kept, graph) * scale
+        gathered = _sum_to_atoms(kept, graph, sign=1) * scale
         u, v = vectors[:, 1 : 1 + _VECTORS], vectors[:, 1 + _VECTORS :]
         cross = torch.linalg.cross(u, v)
         invariants = [(u * u).sum(-1), (u * v).sum(-1), (cross * u.roll(1, dims=-2)).sum(-1)]
@@ -190,11 +190,11 @@ def _centre_each(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Ten
 
 
 def _sum_to_atoms(
-    to_first: Float[Tensor, "pairs features"], to_second: Float[Tensor, "pairs features"], graph: MoleculeGraph
+    pairs: Float[Tensor, "pairs features"], graph: MoleculeGraph, *, sign: int
 ) -> Float[Tensor, "atoms features"]:
-    """Sum over the pairs of each atom of what they give to their first and to their second atom."""
-    total = to_first.new_zeros(graph.n_atoms, to_first.shape[1])
-    return total.index_add(0, graph.first, to_first).index_add(0, graph.second, to_second)
+    """Sum over the pairs of each atom; a pair gives its second atom ``sign`` times what it gives its first."""
+    total = pairs.new_zeros(graph.n_atoms, pairs.shape[1])
+    return total.index_add(0, graph.first, pairs).index_add(0, graph.second, pairs, alpha=sign)
 
 
 def _pair_geometry(

@@ -45,6 +45,8 @@ def laid_upon(
 
 def pictured(run: Run, system: str) -> dict[str, Float[np.ndarray, "conformers atoms 3"]]:
     """Some conformers of each shown ensemble, superposed and turned so that they lie flat in the plane of x and y."""
+    if run.settings.systems[system].particles:
+        return {}  # no bonds to draw, no order to lay upon each other (`ancdiff.report.particles`)
     names = available(run, system, run.shown)
     chosen = {}
     for name in names:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ancdiff.corridor import PRETRAINED, aligned_model
+from ancdiff.report import particles
 from ancdiff.report.collect import Run, pool_weights, words
 
 _FEW_EFFECTIVE = 10.0
@@ -32,7 +33,7 @@ def tiles(run: Run) -> list[dict[str, str]]:
     worst = _worst(run, "bond_rms_error_nm", np.max)
     if worst is not None:
         out.append({"value": f"{1000 * worst[1]:.2f} pm", "words": f"bond-length error, at worst ({words(worst[0])})"})
-    return out
+    return out + particles.tiles(run)
 
 
 def findings(run: Run) -> list[str]:
@@ -41,7 +42,7 @@ def findings(run: Run) -> list[str]:
     training = run.average("training", "free_energy_error_kt")
     before = run.average(PRETRAINED, "free_energy_error_kt")
     floor = run.average(PRETRAINED, "free_energy_error_kt_floor")
-    if np.isfinite(before):
+    if np.isfinite(before) and len(particles.names(run)) < len(run.pictured_systems):
         text = f"The training MD has its basin populations wrong by {training:.2f} kT on average, the pretrained "
         text += f"model, which learned them, by {before:.2f} kT"
         text += f"; the reference knows them to {floor:.2f} kT itself (floor)." if np.isfinite(floor) else "."
@@ -56,7 +57,7 @@ def findings(run: Run) -> list[str]:
             "half of that MD from the other, at the same number of conformers "
             f"(at most {ratios[worst]:.1f} times: {worst})."
         )
-    return out
+    return out + particles.findings(run)
 
 
 def _alignment(run: Run, objective: str, before: float) -> str:
@@ -98,7 +99,8 @@ def cautions(run: Run) -> list[str]:
     for row in _rows(failed):
         whose = f"{_percent(row.value)} of the conformers of {words(row.ensemble)}, {row.system},"
         out.append(f"{whose} got no energy (reasons: score/{row.ensemble}/{row.system}.parquet).")
-    if run.select("free_energy_error_kt", against="reference").empty:
+    with_reference = run.select("free_energy_error_kt", against="reference")
+    if with_reference.empty and not particles.names(run):
         out.append(
             "There is no reference MD: models are compared with their training MD only, and whether alignment made the "
             "populations better cannot be told."
@@ -129,6 +131,8 @@ def cautions(run: Run) -> list[str]:
 def story(run: Run) -> str:
     """What was done, in two sentences."""
     forcefield = run.evaluated_with["forcefield"]
+    if len(particles.names(run)) == len(run.pictured_systems):
+        return particles.story(run)
     objectives = " and ".join(words(aligned_model(o, 1)).split(",")[0] for o in run.objectives)
     rounds = f"{run.rounds} round{'s' if run.rounds > 1 else ''}"
     return (
