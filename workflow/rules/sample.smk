@@ -15,7 +15,7 @@ rule sample:
         conformers="<results>/sample/{model}/{system}/conformers.dcd",
         topology="<results>/sample/{model}/{system}/topology.pdb",
         record="<results>/sample/{model}/{system}/conformers.json",
-        reverse="<results>/sample/{model}/{system}/reverse.dcd",
+        from_noise="<results>/sample/{model}/{system}/reverse.dcd",
     log:
         "<results>/logs/sample/{model}/{system}.log",
     benchmark:
