@@ -338,7 +338,10 @@ def _control_loss(
     blocks = draw_blocks(
         data, align.anchor_batch_size, diffusion, sigma_data_nm=denoiser.sigma_data_nm, generator=generator
     )
-    return denoising_blocks_loss(denoiser, blocks, diffusion), {"ess": float("nan"), "model_energy_spread": float("nan")}
+    return denoising_blocks_loss(denoiser, blocks, diffusion), {
+        "ess": float("nan"),
+        "model_energy_spread": float("nan"),
+    }
 
 
 def _plan(align: AlignSettings) -> TrainingPlan:

@@ -110,7 +110,9 @@ class PointsSettings(Section):
         # A dump of the settings has every key; one that says what the default says changes nothing.
         changed = [k for k in sorted(foreign) if getattr(self, k) != type(self).model_fields[k].default]
         if changed:
-            raise ValueError(f"law '{self.law}' has no {', '.join(changed)}; it has: {', '.join(sorted(own[self.law]))}")
+            raise ValueError(
+                f"law '{self.law}' has no {', '.join(changed)}; it has: {', '.join(sorted(own[self.law]))}"
+            )
         if self.law == "torus" and self.tube_radius >= self.radius:
             raise ValueError("'tube_radius' must be below 'radius'")
         return self
@@ -138,7 +140,7 @@ class ExactSettings(Section):
             raise ValueError(f"'{self.potential}' has no parameter {', '.join(unknown)}; it has: {', '.join(known)}")
         wrong = [k for k in ("c", "d0", "epsilon", "r_m", "oscillator") if self.parameters.get(k, 1.0) <= 0]
         if wrong:
-            raise ValueError(f"{', '.join(wrong)} of '{self.potential}' must be above 0: else nothing binds the particles")
+            raise ValueError(f"{', '.join(wrong)} of '{self.potential}' must be above 0, to bind the particles")
         wells = particles * (particles - 1) // 2 + 1 if "d0" in known else 1
         if self.training_shares and (len(self.training_shares) != wells or not sum(self.training_shares) > 0):
             one = "one share, of its only well" if wells == 1 else f"{wells} shares, not all 0"
@@ -203,8 +205,8 @@ class SystemSettings(Section):
         origins = [k for k in ("sequence", "topology", "points", "exact") if getattr(self, k) is not None]
         if len(origins) != 1:
             raise ValueError(
-                "give either 'sequence' (built and simulated) or 'topology' with 'training' (own MD), or 'points' (a law) "
-                f"or 'exact' (a potential): one of the four, not {', '.join(origins) or 'none'}"
+                "give either 'sequence' (built and simulated) or 'topology' with 'training' (own MD), or 'points' "
+                f"(a law) or 'exact' (a potential): one of the four, not {', '.join(origins) or 'none'}"
             )
         if self.topology is not None and not self.training:
             raise ValueError("'topology' needs 'training': a list of trajectory files")
@@ -255,7 +257,9 @@ class ReferenceMdSettings(Section):
 class TemperingSettings(Section):
     """Parallel tempering of the exact systems: MALA steps of independent ladders of walkers, with exchanges."""
 
-    walkers: Annotated[int, Field(ge=8)] = Field(default=48, description="independent ladders; their spread gives errors")
+    walkers: Annotated[int, Field(ge=8)] = Field(
+        default=48, description="independent ladders; their spread gives errors"
+    )
     hotter_factors: tuple[Annotated[float, Field(gt=1)], ...] = Field(
         default=(1.25, 1.6, 2.2), description="temperatures of a ladder above the lowest, as multiples of it, rising"
     )

@@ -60,9 +60,7 @@ def run(
     _remove(work)
 
 
-def _scorer(
-    settings: StageConfig, ensemble: Ensemble, threads: int
-) -> tuple[Scorer | ExactScorer, dict[str, Any]]:
+def _scorer(settings: StageConfig, ensemble: Ensemble, threads: int) -> tuple[Scorer | ExactScorer, dict[str, Any]]:
     """What gives the energies, and its part of the record.
 
     A system with an exact energy is known by its name, that of the folder that the topology lies in.
@@ -79,7 +77,7 @@ def _scorer(
         raise InputError(
             "these particles have no energy: no 'exact' potential is given for their system",
             where=f"system '{molecule.name}'",
-            fix=f"score a file below dataset/<system>/ with --config, whose systems have  {molecule.name}: {{exact: …}}",
+            fix=f"take dataset/<system>/topology.pdb, and a --config with  systems: {{{molecule.name}: {{exact: …}}}}",
         )
     example_nm = first_good_conformer(molecule, ensemble.positions_nm)
     scorer = Scorer(molecule, example_nm, settings.forcefield, settings.score, threads=threads)
@@ -112,7 +110,9 @@ def summary(table: pd.DataFrame, temperature_kelvin: float = 300.0) -> str:
     return "\n".join(lines)
 
 
-def _resumed(scorer: Scorer | ExactScorer, ensemble: Ensemble, chosen: Int[np.ndarray, " chosen"], work: Path) -> pd.DataFrame:
+def _resumed(
+    scorer: Scorer | ExactScorer, ensemble: Ensemble, chosen: Int[np.ndarray, " chosen"], work: Path
+) -> pd.DataFrame:
     """Rows of all chosen conformers, those of an earlier try from its files."""
     kept = [read_table(path) for path in sorted(work.glob("rows_*.parquet"))]
     done = {int(c) for part in kept for c in part["conformer"]}

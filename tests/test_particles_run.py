@@ -148,5 +148,7 @@ def test_data_of_other_particles_are_refused() -> None:
         np.zeros(1, dtype=np.int64),
         (Path("topology.pdb"), Path("training.dcd")),
     )
-    with pytest.raises(InputError, match=r"double_well, 2 particles in the configuration, but its data have 3 particles"):
+    with pytest.raises(
+        InputError, match=r"double_well, 2 particles in the configuration, but its data have 3 particles"
+    ):
         check_particles(frames, system)

@@ -1,4 +1,4 @@
-"""The variance-preserving process: the same process as the variance-exploding one, and the note's loss to the letter."""
+"""The variance-preserving process: the variance-exploding one in other coordinates, and the note's loss."""
 
 import math
 
@@ -118,9 +118,7 @@ def test_both_losses_are_least_at_the_same_denoiser() -> None:
 def test_sampling_over_its_times_gives_the_density() -> None:
     """The exact denoiser through draw_conformers: variance of the cloud, within sampling error."""
     sample = SampleSettings(conformers=2000, steps=40, solver="heun", batch_size=1000)
-    drawn = draw_conformers(
-        CLOUD.denoise, 5, sample, VP, sigma_data_nm=SIGMA_DATA_NM, generator=generator(6)
-    )
+    drawn = draw_conformers(CLOUD.denoise, 5, sample, VP, sigma_data_nm=SIGMA_DATA_NM, generator=generator(6))
     # 2,000 × 12 degrees of freedom: the standard deviation is known to 0.5 %; Heun's error is below that.
     spread = math.sqrt(float((drawn**2).sum()) / (2000 * 12))
     assert spread == pytest.approx(CLOUD.spread_nm, rel=0.02)

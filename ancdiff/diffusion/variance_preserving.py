@@ -12,7 +12,6 @@ denoiser, one set of solvers and one model energy serve both, and the scores are
 Reference: Song et al. 2021 (arXiv 2011.13456), appendix B, with α_t for the square of their scale of the mean.
 """
 
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -91,7 +90,7 @@ def dsm_loss(
 
 
 def vp_sigma_nm(steps: int, diffusion: DiffusionSettings, *, sigma_data_nm: float) -> Float[Tensor, " levels"]:
-    """Descending noise levels of a sampler, evenly spaced in t from 1 to t_min, ending with 0 (``steps`` + 1 levels)."""
+    """Descending noise of a sampler, evenly spaced in t from 1 to t_min, ending with 0 (``steps`` + 1 levels)."""
     time = torch.linspace(1.0, diffusion.time_min, steps, dtype=torch.float64)
     levels = matched_sigma_nm(time, diffusion, sigma_data_nm=sigma_data_nm)
     return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])

@@ -53,9 +53,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
         one = settings.systems[system]
         if one.particles:
             kelvin = settings.forcefield.temperature_kelvin
-            measurements += measure_particles(
-                system, data, one, settings.evaluate, networks, temperature_kelvin=kelvin
-            )
+            measurements += measure_particles(system, data, one, settings.evaluate, networks, temperature_kelvin=kelvin)
         else:
             measurements += measure_system(system, data, settings.evaluate)
     folder = layout.root / "evaluate"

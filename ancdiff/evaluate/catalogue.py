@@ -71,7 +71,7 @@ METRICS: dict[str, Metric] = {
     "chamfer_nm": Metric(
         "nm",
         "Chamfer distance",
-        "to the nearest held-out cloud, after superposition: mean distance of a point to the nearest of the other cloud",
+        "to the nearest held-out cloud, superposed: mean distance of a point to the nearest of the other cloud",
         0.0,
     ),
     "shape_rmsd_nm": Metric(

@@ -19,9 +19,7 @@ _TRIALS = 4
 
 
 @torch.no_grad()
-def equivariance_error(
-    denoiser: Denoiser, ensemble: Ensemble, dtype: torch.dtype, generator: torch.Generator
-) -> float:
+def equivariance_error(denoiser: Denoiser, ensemble: Ensemble, dtype: torch.dtype, generator: torch.Generator) -> float:
     """max ‖D(π(x Q) + t; σ) − π(D(x; σ) Q)‖∞ / max ‖D(x; σ)‖∞ over conformers, noise, and random Q, t and π.
 
     Q is a proper rotation, t as long as the data's spread, and π any permutation: the particles must be alike. D gives

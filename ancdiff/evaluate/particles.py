@@ -1,4 +1,4 @@
-"""The metrics of systems of identical particles: shapes, pair distances, wells, energies, equivariance of the models."""
+"""The metrics of systems of identical particles: shapes, distances, wells, energies, the models' equivariance."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

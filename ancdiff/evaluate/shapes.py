@@ -38,7 +38,8 @@ def superpose_clouds(cloud: Cloud, target: Cloud, rng: np.random.Generator) -> S
 
     From each start, the best permutation for the rotation (Hungarian method) and the best rotation for the permutation
     (Kabsch) take turns until neither changes. Starts are the four proper turns of principal axes onto principal axes,
-    and random ones; after two rounds the best three go on. Draws from ``rng``. The exact minimum is a hard problem; what is found is an upper bound of it.
+    and random ones; after two rounds the best three go on. The exact minimum is a hard problem; what is found is an
+    upper bound of it. Draws from ``rng``.
 
     References: Kuhn 1955 (Nav. Res. Logist. Q. 2, 83); Kabsch 1976 (Acta Cryst. A 32, 922).
     """

@@ -96,4 +96,8 @@ class ExactScorer:
             return row | {"status": "nan_energy"}
         nothing = ("bond", "angle", "torsion", "solvation", "hydrogen_entropy")
         row |= {f"{part}_kj_mol": 0.0 for part in nothing} | {"displacement_nm": 0.0}
-        return row | dict.fromkeys(("energy_kj_mol", "energy_placed_kj_mol", "nonbonded_kj_mol"), energy) | {"status": "ok"}
+        return (
+            row
+            | dict.fromkeys(("energy_kj_mol", "energy_placed_kj_mol", "nonbonded_kj_mol"), energy)
+            | {"status": "ok"}
+        )

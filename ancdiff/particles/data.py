@@ -62,8 +62,8 @@ def exact_data(
     notes = _notes(potential, made, wells, reduced)
     if md == "reference" and "deviation" in notes and notes["deviation"] > _WORST_DEVIATION:
         raise StageError(
-            f"the populations {notes['populations']} of the reference are {notes['deviation']:.1f} standard errors from "
-            f"the exact {notes['exact_populations']}",
+            f"the populations {notes['populations']} of the reference are {notes['deviation']:.1f} standard errors "
+            f"from the exact {notes['exact_populations']}",
             where=title,
             fix="raise simulate.tempering.equilibration_steps and steps",
         )

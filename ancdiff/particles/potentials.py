@@ -12,9 +12,9 @@ The last term of the Lennard-Jones clusters is the harmonic confinement ½ k Σ_
 published sums run over ordered pairs with ε = 1, so that each pair counts 2: droplets. With 1 for each pair they boil.
 
 References:
-    Köhler, Klein, Noé 2020 (arXiv 2006.02425), section 5 and appendix, for forms and parameters; Klein, Krämer, Noé 2023
-    (arXiv 2306.15030). Differs in DW4: there it lies in the plane, here it is in space as everything else, so that its
-    populations cannot be compared with the published ones.
+    Köhler, Klein, Noé 2020 (arXiv 2006.02425), section 5 and appendix, for forms and parameters; Klein, Krämer,
+    Noé 2023 (arXiv 2306.15030). Differs in DW4: there it lies in the plane, here in space as everything else, so that
+    its populations cannot be compared with the published ones.
 """
 
 from dataclasses import dataclass

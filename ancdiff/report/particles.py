@@ -140,7 +140,9 @@ def findings(run: Run) -> list[str]:
                 )
                 if (text := _sentence(run, metric, system, model, "reference", form))
             ]
-            exact = _sentence(run, "population_distance", system, model, "exact", "and by {value:.3f} from the exact ones")
+            exact = _sentence(
+                run, "population_distance", system, model, "exact", "and by {value:.3f} from the exact ones"
+            )
             if said:
                 out.append(f"{system}, {words(model)}: " + ", ".join([*said, exact] if exact else said) + ".")
     return out
