@@ -1,5 +1,6 @@
 """A whole run in one process, stage after stage as the workflow's rules call them: seconds instead of a minute."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,8 +47,6 @@ def run_everything(path: Path, results: Path) -> Config:
 
 def _score(config: Config, corridor: Corridor, layout: Layout, ensemble: str) -> None:
     for system in (name for name, one in config.systems.items() if one.scored):
-        import json
-
         settings = StageConfig(json.loads(corridor.score_settings(SimpleNamespace(system=system))))
         score.run(
             settings,

@@ -13,7 +13,7 @@ from ancdiff.dataset.points import check_particles
 from ancdiff.errors import ConfigError, InputError
 from ancdiff.particles import particle_molecule
 from ancdiff.workflow import Corridor, check_systems
-from tests.in_process import run_everything
+from in_process import run_everything
 
 HERE = Path(__file__).parent
 
