@@ -24,6 +24,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Kelvin = Annotated[float, Field(ge=50, le=2000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 Objective = Literal["eba", "eba_dpo", "none"]
 Basin = Literal["alpha_r", "beta", "alpha_l"]
@@ -70,10 +71,20 @@ def check_sequence(sequence: str) -> tuple[str, ...]:
 
 
 class RunSettings(Section):
-    """What this run is called and its seed."""
+    """What this run is called and its seeds."""
 
     name: Name = "peptides"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 2026
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
+        default=(2026,),
+        description="of training and sampling; several: every model is trained and sampled once for each",
+    )
+
+    @model_validator(mode="after")
+    def _distinct_seeds(self) -> "RunSettings":
+        twice = sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(f"'seeds' holds {', '.join(map(str, twice))} more than once; give each seed once")
+        return self
 
 
 # Particles and parameters of each potential with an exact energy, in reduced units (`ancdiff.particles.potentials`).
@@ -100,7 +111,7 @@ class PointsSettings(Section):
     turns: Positive = Field(default=2.0, description="helix: how many")
     jitter: NonNegative = Field(default=0.1, description="sphere, helix, torus: standard deviation about the shape")
     length_nm: Positive = Field(default=0.1, description="nm in one reduced length")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 2026
+    seed: Seed = 2026
 
     @model_validator(mode="after")
     def _own_parameters(self) -> "PointsSettings":
@@ -283,7 +294,7 @@ class SimulateSettings(Section):
     source: Literal["bundled", "run"] = Field(
         default="bundled", description="bundled: the data of data/peptides, made by this stage; run: make them again"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+    seed: Seed = Field(
         default=2026, description="of the dynamics alone, so that runs with several seeds learn from the same MD"
     )
     timestep_fs: Annotated[float, Field(gt=0, le=5)] = 4.0
@@ -473,7 +484,7 @@ class EvaluateSettings(Section):
     shape_candidates: Count = Field(
         default=3, description="how many of the most alike ones are superposed to find the nearest"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
+    seed: Seed = 7
 
 
 class ReportSettings(Section):

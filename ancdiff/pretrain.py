@@ -20,8 +20,10 @@ from ancdiff.provenance import made_by
 from ancdiff.training import LossPart, TrainingPlan, train, work_key
 
 
-def run(settings: StageConfig, *, results: Path, threads: int) -> None:
+def run(settings: StageConfig, *, results: Path, model: str = PRETRAINED, seed: int, threads: int) -> None:
     """Train a denoiser on the frames that the split calls 'train' and write it under ``results/pretrain``.
+
+    Draws from ``seed`` alone.
 
     Raises:
         StageError: no system is for training, or the loss became non-finite.
@@ -38,25 +40,25 @@ def run(settings: StageConfig, *, results: Path, threads: int) -> None:
     training = [load_conformers(layout, name, split, "train", device) for name in systems]
     validation = [load_conformers(layout, name, split, "validation", device) for name in systems]
 
-    seed = settings.run.seed
     parents = [layout.ensemble("training", name) for name in systems]
     record = made_by("pretrain", settings=settings.as_dict(), seed=seed, parents=parents)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torch's initialisers know no other source
-        model = Denoiser(settings.denoiser, sigma_data_nm=data_spread_nm(training)).to(device)
-    work = results / "pretrain" / ".work" / work_key(record)
+        denoiser = Denoiser(settings.denoiser, sigma_data_nm=data_spread_nm(training)).to(device)
+    folder = layout.model(model).parent
+    work = folder / ".work" / work_key(record)
     ema, metrics = train(
-        model,
-        lambda generator: _loss_parts(training, settings, model.sigma_data_nm, generator, parts),
+        denoiser,
+        lambda generator: _loss_parts(training, settings, denoiser.sigma_data_nm, generator, parts),
         _plan(settings.pretrain),
         generator=torch.Generator(device).manual_seed(seed),
         work=work,
-        title="pretrain",
-        validate=lambda denoiser: _validation_loss(denoiser, validation, settings),
+        title=model,
+        validate=lambda denoiser: _validation_loss(denoiser, validation, settings, seed),
         validate_every_steps=settings.pretrain.validate_every_steps,
     )
-    write_table(results / "pretrain" / "metrics.parquet", metrics)
-    save_denoiser(layout.model(PRETRAINED), ema, record)
+    write_table(folder / "metrics.parquet", metrics)
+    save_denoiser(layout.model(model), ema, record)
     shutil.rmtree(work)
 
 
@@ -101,9 +103,9 @@ def _plan(settings: PretrainSettings) -> TrainingPlan:
 
 
 @torch.no_grad()
-def _validation_loss(denoiser: Denoiser, validation: Sequence[Conformers], settings: StageConfig) -> float:
+def _validation_loss(denoiser: Denoiser, validation: Sequence[Conformers], settings: StageConfig, seed: int) -> float:
     """Denoising loss on held-out frames, with the same noise each time."""
-    generator = torch.Generator(validation[0].positions_nm.device).manual_seed(settings.run.seed + 1)
+    generator = torch.Generator(validation[0].positions_nm.device).manual_seed(seed + 1)
     blocks = draw_blocks(
         validation,
         64 * len(validation),

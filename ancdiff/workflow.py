@@ -13,21 +13,33 @@ from pathlib import Path
 from typing import Any
 
 from ancdiff.config import Config, SystemSettings, parse_config
-from ancdiff.corridor import MD_ENSEMBLES, Layout, ancestors, models
+from ancdiff.corridor import (
+    ALIGNED_PATTERN,
+    MD_ENSEMBLES,
+    REPLICATE_PATTERN,
+    Layout,
+    ancestors,
+    models,
+    replicate_model,
+    seed_of,
+    split_model,
+    without_seed,
+)
 from ancdiff.errors import AncdiffError, ConfigError, InputError
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp
 
 # MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
 BUNDLED_MD = PACKAGE_ROOT.parent / "data" / "peptides"
 
-# The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun.
+# The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun. A job
+# that trains or samples gets its one seed beside them, not `run` with all of them: one more seed reruns nothing.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "simulate": ("run", "systems", "forcefield", "simulate"),
-    "dataset": ("run", "systems", "dataset"),
-    "pretrain": ("run", "systems", "denoiser", "diffusion", "pretrain"),
+    "simulate": ("systems", "forcefield", "simulate"),
+    "dataset": ("systems", "dataset"),
+    "pretrain": ("systems", "denoiser", "diffusion", "pretrain"),
     "sample": ("diffusion", "sample"),
     "score": ("systems", "forcefield", "score"),
-    "align": ("run", "systems", "forcefield", "diffusion", "align"),
+    "align": ("systems", "forcefield", "diffusion", "align"),
     "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
     "report": ("run", "systems", "align", "report"),
 }
@@ -38,6 +50,9 @@ class Corridor:
 
     Methods that take ``wildcards`` are Snakemake input and parameter functions.
     """
+
+    aligned_pattern = ALIGNED_PATTERN
+    replicate_pattern = REPLICATE_PATTERN
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -82,9 +97,25 @@ class Corridor:
         sections["systems"] = {wildcards.system: sections["systems"][wildcards.system]} if exact else {}
         return json.dumps(sections, sort_keys=True, separators=(",", ":"))
 
-    def seed(self, wildcards: Any) -> int:
-        """Seed of the samples of one model and system: SHA-256 of the run's seed and both names, below 2³¹."""
-        text = f"{self.config.run.seed}/{wildcards.model}/{wildcards.system}"
+    def pretrained_model(self, wildcards: Any) -> str:
+        """The model of a pretraining job."""
+        return replicate_model(wildcards.replicate)
+
+    def pretrain_seed(self, wildcards: Any) -> int:
+        """Seed of a pretraining job."""
+        return seed_of(self.pretrained_model(wildcards), self.config)
+
+    def align_seed(self, wildcards: Any) -> int:
+        """Seed of an alignment job."""
+        return seed_of(wildcards.model, self.config)
+
+    def sample_seed(self, wildcards: Any) -> int:
+        """Seed of the samples of one model and system: SHA-256 of the model's seed and both names, below 2³¹.
+
+        The name is taken without its seed: a model draws the same samples in a run with one seed and with several.
+        """
+        seed = seed_of(wildcards.model, self.config)
+        text = f"{seed}/{without_seed(wildcards.model)}/{wildcards.system}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
     def md_ensembles(self, system: str) -> list[str]:
@@ -175,7 +206,11 @@ class Corridor:
         return self.evaluate_inputs(wildcards) | {
             "models": [self.layout.model(model).with_suffix(".json") for model in self.models],
             "curves": [folder / "metrics.parquet" for folder in folders],
-            "weights": [folder / "weights.parquet" for folder in folders[1:]],
+            "weights": [
+                self.layout.model(model).parent / "weights.parquet"
+                for model in self.models
+                if split_model(model).round_number
+            ],
         }
 
     def page_files(self) -> list[Path]:

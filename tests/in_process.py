@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from ancdiff import align, dataset, evaluate, pretrain, report, sample, score, simulate
 from ancdiff.config import Config, StageConfig, load_config
-from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, Layout
+from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, Layout, seed_of
 from ancdiff.workflow import SECTIONS, Corridor, check_systems
 
 
@@ -27,16 +27,16 @@ def run_everything(path: Path, results: Path) -> Config:
         _score(config, corridor, layout, ensemble)
     for model in corridor.models:
         if model == PRETRAINED:
-            pretrain.run(stage("pretrain"), results=results, threads=1)
+            pretrain.run(stage("pretrain"), results=results, seed=seed_of(model, config), threads=1)
         else:
-            align.run(stage("align"), results=results, model=model, threads=1)
+            align.run(stage("align"), results=results, model=model, seed=seed_of(model, config), threads=1)
         for system in config.systems:
             sample.run(
                 stage("sample"),
                 model=layout.model(model),
                 topology=layout.topology(system),
                 output=layout.ensemble(model, system),
-                seed=corridor.seed(SimpleNamespace(model=model, system=system)),
+                seed=corridor.sample_seed(SimpleNamespace(model=model, system=system)),
                 threads=1,
             )
         _score(config, corridor, layout, model)

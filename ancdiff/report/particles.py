@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ancdiff.artifacts import read_ensemble, read_json
-from ancdiff.corridor import PRETRAINED
 from ancdiff.errors import InputError
 from ancdiff.report.collect import Run, available, words
 from ancdiff.report.figures import PAGE_INCHES, grid
@@ -56,7 +55,7 @@ def reverse_path(run: Run, system: str) -> Figure | None:
     """One conformer on its way from noise to shape, and beside it one that was held out."""
     if system not in names(run):
         return None
-    model = run.shown[-2] if len(run.shown) > 2 else PRETRAINED
+    model = run.shown[-2]
     conformers = run.layout.ensemble(model, system)
     try:
         path = read_ensemble(conformers.with_name("reverse.dcd"), name=system).positions_nm.astype(np.float64)
@@ -110,7 +109,7 @@ def _scatter(panel: Axes, points: np.ndarray, title: str) -> None:
 def tiles(run: Run) -> list[dict[str, str]]:
     """The few numbers at the top of a run with particles."""
     out = []
-    last = run.models[-1]
+    last = run.shown[-2]
     for column, label in (("chamfer_nm", "Chamfer distance"), ("shape_rmsd_nm", "RMSD of shapes")):
         ratios = [v for s in names(run) if (v := _ratio(run, column, s, last)) is not None]
         if ratios:
