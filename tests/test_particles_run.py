@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import run_everything
 
 from ancdiff.artifacts import read_ensemble, read_json, read_table
 from ancdiff.config import Config, StageConfig, parse_config
@@ -13,7 +14,6 @@ from ancdiff.dataset.points import check_particles
 from ancdiff.errors import ConfigError, InputError
 from ancdiff.particles import particle_molecule
 from ancdiff.workflow import Corridor, check_systems
-from in_process import run_everything
 
 HERE = Path(__file__).parent
 

@@ -70,7 +70,7 @@ def descriptors(clouds: Clouds) -> Float[np.ndarray, "clouds pairs"]:
 
 
 def nearest(
-    clouds: Clouds, among: Clouds, candidates: int, rng: np.random.Generator
+    clouds: Clouds, among: Float[np.ndarray, "others points 3"], candidates: int, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, " clouds"], Float[np.ndarray, " clouds"]]:
     """Chamfer distance and RMSD of each cloud to its nearest (in RMSD) among many.
 

@@ -91,7 +91,7 @@ class PairPotential:
         """Index of the well that each conformer is in: its number of pairs longer than d₀."""
         if "d0" not in self.parameters:
             return np.zeros(positions.shape[:-2], dtype=np.int64)
-        return np.sum(self.distances(positions) > self.parameters["d0"], axis=-1)
+        return np.asarray(np.sum(self.distances(positions) > self.parameters["d0"], axis=-1))
 
     @property
     def nearest(self) -> float:
