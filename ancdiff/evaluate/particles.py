@@ -130,7 +130,8 @@ def _wells(one: ParticleFeatures, exact: Exact | None, settings: EvaluateSetting
     # The floor: what as many independent draws from the exact density would miss by.
     floor = float(np.sqrt(truth[0] * truth[1] / n))
     yield row("population_distance", against="exact", **distance.item() | {"floor": floor})
-    errors = absolute(counts, lambda c: _delta(free_energy.free_energies(c)) - _delta(-np.log(truth)))
+    exact_delta = float(np.log(truth[1] / truth[0]))
+    errors = absolute(counts, lambda c: _delta(free_energy.free_energies(c)) - exact_delta)
     floor = float(np.sqrt(1 / (n * truth[0]) + 1 / (n * truth[1])))
     yield row("free_energy_difference_kt", against="exact", basin="short-long", **errors.item() | {"floor": floor})
 

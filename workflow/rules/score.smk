@@ -5,7 +5,7 @@
 
 
 rule score:
-    """Places and relaxes hydrogens, then takes the energy. MD is thinned, samples are all scored."""
+    """Places and relaxes hydrogens, then takes the energy; particles are taken as they are. MD is thinned."""
     input:
         topology="<results>/dataset/{system}/topology.pdb",
         conformers=RUN.conformers,
