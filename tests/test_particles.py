@@ -207,7 +207,7 @@ def test_tempering_of_many_particles_obeys_the_virial_theorem() -> None:
     virial = -np.sum(made.frames * form.energy_and_force(made.frames)[1], axis=(-1, -2)).mean(axis=1)
     error = virial.std(ddof=1) / np.sqrt(len(virial))
     assert abs(virial.mean() - 9 * 1.3) < 4 * error
-    assert error < 1.2
+    assert error < 1.6
 
 
 def test_shares_are_kept_and_too_few_frames_are_told() -> None:
