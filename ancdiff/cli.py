@@ -17,6 +17,7 @@ import click
 from ancdiff.config import Config, StageConfig, load_config
 from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, split_model
 from ancdiff.errors import AncdiffError, ConfigError
+from ancdiff.origins import describe, is_simulated
 from ancdiff.workflow import SECTIONS, Corridor, check_systems
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -194,12 +195,15 @@ def sample(
 
 
 @stage_command("score")
-@click.option("--topology", type=_FILE, required=True, help="The molecule (PDB or mmCIF).")
-@click.option("--conformers", type=_FILE, required=True, help="Trajectory of it (DCD, XTC, … whatever mdtraj reads).")
+@click.option("--topology", type=_FILE, required=True, help="The molecule (PDB, mmCIF; SDF, MOL).")
+@click.option(
+    "--conformers", type=_FILE, required=True, help="Trajectory of it (DCD, XTC, … whatever mdtraj reads; SDF, XYZ)."
+)
 @click.option("--output", type=_FILE, required=True, help="Table to write (Parquet), one row for each conformer.")
 @click.option("--max-conformers", type=click.IntRange(min=1), help="Score so many, evenly spaced. Default: all.")
 @click.option("--relax", help="none, hydrogens, restrained or full; overrides score.relax.")
 @click.option("--platform", help="OpenMM platform: auto, Reference, CPU, CUDA …; overrides forcefield.platform.")
+@click.option("--small-molecule", help="mmff94 or gfn2-xtb, with an SDF topology; overrides forcefield.small_molecule.")
 def score(
     settings: StageConfig,
     *,
@@ -209,13 +213,15 @@ def score(
     max_conformers: int | None,
     relax: str | None,
     platform: str | None,
+    small_molecule: str | None,
     threads: int,
 ) -> None:
     """Force-field energies of conformers; prints a summary."""
     from ancdiff.artifacts import read_table
     from ancdiff.score import run, summary
 
-    settings = _overridden(_overridden(settings, "score", relax=relax), "forcefield", platform=platform)
+    settings = _overridden(settings, "score", relax=relax)
+    settings = _overridden(settings, "forcefield", platform=platform, small_molecule=small_molecule)
     run(
         settings,
         topology=topology,
@@ -266,8 +272,8 @@ def check(config: Path) -> None:
     corridor = Corridor(resolved)
     click.echo(f"{config} holds.\nresults  {corridor.root}/\nsystems  {len(corridor.systems)}")
     for name, system in resolved.systems.items():
-        origin = system.description
-        if not system.simulated:
+        origin = describe(system)
+        if not is_simulated(system):
             origin += f", {len(system.training)} + {len(system.reference)} trajectories"
         click.echo(f"  {name:12s} {system.split:5s} {origin}")
     click.echo(f"models   {', '.join(corridor.models)}")

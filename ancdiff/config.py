@@ -3,6 +3,9 @@
 A section is named after its stage (``simulate``, ``score`` …) or after the thing that several stages share
 (``forcefield``, ``denoiser``, ``diffusion``). The workflow hands each stage the sections it reads, as one JSON
 string (`Config.sections`), so that a change reruns exactly the stages that read it.
+
+A settings class holds values and checks them; it has no other methods. Code stamps leave this module out (see
+`ancdiff.provenance`), so that behaviour put here would change without a rerun.
 """
 
 import difflib
@@ -16,6 +19,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ancdiff.errors import ConfigError
+from ancdiff.exact_systems import check_parameters, n_wells
+from ancdiff.sequences import check_sequence
 from ancdiff.units import FEMTOSECONDS_PER_PS
 
 Positive = Annotated[float, Field(gt=0)]
@@ -26,7 +31,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Kelvin = Annotated[float, Field(ge=50, le=2000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-Objective = Literal["eba", "eba_dpo", "none"]
+Objective = Literal["eba", "eba_reference", "eba_dpo", "dpo", "none"]
 Basin = Literal["alpha_r", "beta", "alpha_l"]
 Potential = Literal["double_well", "dw4", "lj13", "lj55"]
 Law = Literal["mixture", "sphere", "helix", "torus"]
@@ -37,37 +42,6 @@ class Section(BaseModel):
     """A frozen part of the configuration; a key that it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-AMINO_ACIDS: tuple[str, ...] = (
-    *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE"),
-    *("LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL"),
-)
-
-
-def check_sequence(sequence: str) -> tuple[str, ...]:
-    """Residue names of a capped peptide, ``ACE-…-NME``; imports nothing heavy, so that it runs before the first job.
-
-    Raises:
-        ValueError: the sequence cannot be built; says which residue, where, and what to type.
-    """
-    names = tuple(sequence.split("-"))
-    example = "write three-letter names between the caps, e.g. ACE-ALA-NME"
-    for place, name in enumerate(names, start=1):
-        at = f"residue {place} of '{sequence}'"
-        if name in ("ACE", "NME"):
-            wanted, end = (1, "start") if name == "ACE" else (len(names), "end")
-            if place != wanted:
-                raise ValueError(f"{at}: the cap {name} belongs at the {end}; {example}")
-        elif name not in AMINO_ACIDS:
-            near = difflib.get_close_matches(name.upper(), AMINO_ACIDS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(AMINO_ACIDS)}"
-            raise ValueError(f"{at}: '{name}' is not a standard amino acid; {hint}; {example}")
-    if names[0] != "ACE" or names[-1] != "NME":
-        raise ValueError(f"'{sequence}' has a free end; type ACE-…-NME: charged termini cannot be built; {example}")
-    if len(names) < 3:
-        raise ValueError(f"'{sequence}' has no amino acid between its caps; {example}")
-    return names
 
 
 class RunSettings(Section):
@@ -85,15 +59,6 @@ class RunSettings(Section):
         if twice:
             raise ValueError(f"'seeds' holds {', '.join(map(str, twice))} more than once; give each seed once")
         return self
-
-
-# Particles and parameters of each potential with an exact energy, in reduced units (`ancdiff.particles.potentials`).
-POTENTIALS: dict[str, tuple[int, dict[str, float]]] = {
-    "double_well": (2, {"a": 0.8, "b": -4.0, "c": 0.9, "d0": 4.0}),
-    "dw4": (4, {"a": 0.0, "b": -4.0, "c": 0.9, "d0": 4.0}),
-    "lj13": (13, {"epsilon": 2.0, "r_m": 1.0, "oscillator": 1.0}),
-    "lj55": (55, {"epsilon": 2.0, "r_m": 1.0, "oscillator": 1.0}),
-}
 
 
 class PointsSettings(Section):
@@ -145,27 +110,12 @@ class ExactSettings(Section):
 
     @model_validator(mode="after")
     def _known_parameters(self) -> "ExactSettings":
-        particles, known = POTENTIALS[self.potential]
-        unknown = sorted(set(self.parameters) - set(known))
-        if unknown:
-            raise ValueError(f"'{self.potential}' has no parameter {', '.join(unknown)}; it has: {', '.join(known)}")
-        wrong = [k for k in ("c", "d0", "epsilon", "r_m", "oscillator") if self.parameters.get(k, 1.0) <= 0]
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)} of '{self.potential}' must be above 0, to bind the particles")
-        wells = particles * (particles - 1) // 2 + 1 if "d0" in known else 1
+        check_parameters(self.potential, self.parameters)
+        wells = n_wells(self.potential)
         if self.training_shares and (len(self.training_shares) != wells or not sum(self.training_shares) > 0):
             one = "one share, of its only well" if wells == 1 else f"{wells} shares, not all 0"
             raise ValueError(f"'training_shares' of '{self.potential}': give {one}, or leave it out")
         return self
-
-    @property
-    def n_particles(self) -> int:
-        return POTENTIALS[self.potential][0]
-
-    @property
-    def all_parameters(self) -> dict[str, float]:
-        """The literature's parameters with those of the configuration in their place."""
-        return POTENTIALS[self.potential][1] | self.parameters
 
 
 class SystemSettings(Section):
@@ -186,30 +136,6 @@ class SystemSettings(Section):
     split: Literal["train", "test"] = Field(
         default="train", description="test: never seen in training, sampled all the same"
     )
-
-    @property
-    def simulated(self) -> bool:
-        """Its data are made by the stage `simulate`."""
-        return self.topology is None
-
-    @property
-    def particles(self) -> bool:
-        """Identical particles without bonds: points, or an exact system."""
-        return self.points is not None or self.exact is not None
-
-    @property
-    def scored(self) -> bool:
-        """It has an energy."""
-        return self.points is None
-
-    @property
-    def description(self) -> str:
-        """The molecule in a few words."""
-        if self.points is not None:
-            return f"{self.points.law}, {self.points.n_points} points"
-        if self.exact is not None:
-            return f"{self.exact.potential}, {self.exact.n_particles} particles"
-        return self.sequence or self.topology or ""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "SystemSettings":
@@ -237,6 +163,9 @@ class ForcefieldSettings(Section):
 
     protein: Literal["ff14SB", "ff19SB", "amber99sb-ildn", "charmm36"] = "ff14SB"
     solvent: Literal["obc2", "gbn2", "vacuum"] = "obc2"
+    small_molecule: Literal["mmff94", "gfn2-xtb"] | None = Field(
+        default=None, description="of molecules whose topology is an SDF file, all atoms, without solvent"
+    )
     temperature_kelvin: Kelvin = 300.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = "auto"
 
@@ -382,12 +311,13 @@ class PretrainSettings(Section):
 
 
 class SampleSettings(Section):
-    """Reverse diffusion: a Heun step costs two network evaluations, the last one costs one (2·steps − 1)."""
+    """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 
     conformers: Count = 400
-    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "stochastic"
-    steps: Annotated[int, Field(ge=2, le=500)] = 20
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde"] = "dpmpp_2m_sde"
+    steps: Annotated[int, Field(ge=2, le=500)] = 40
     rho: Positive = 7.0
+    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
 
@@ -443,6 +373,9 @@ class AlignSettings(Section):
     groups_per_step: Count = 1
     data_fraction: Fraction = 0.5
     noise_levels: Count = 8
+    antithetic: bool = Field(
+        default=False, description="half as many noise levels, each with its noise and the opposite one"
+    )
     energy_sigma_max: Positive = Field(
         default=2.0, description="highest noise of the model energy, in units of the spread"
     )
@@ -462,6 +395,12 @@ class AlignSettings(Section):
     )
     anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
+
+    @model_validator(mode="after")
+    def _noise_in_pairs(self) -> "AlignSettings":
+        if self.antithetic and (self.noise_levels % 2 or self.anchor_noise_levels % 2):
+            raise ValueError("'antithetic: true' needs even 'noise_levels' and 'anchor_noise_levels'")
+        return self
 
 
 class EvaluateSettings(Section):

@@ -50,6 +50,8 @@ def run(
     work = output.parent / ".work" / f"{output.stem}_{key}"
     scorer, how = _scorer(settings, ensemble, threads)
     table = check_energy_table(_resumed(scorer, ensemble, chosen, work), where=str(output))
+    numbered = zip(table["conformer"], table["status"], strict=True)
+    table["status"] = [ensemble.refused.get(int(number), status) for number, status in numbered]
     record["scored"] = {
         **how,
         "conformers": len(table),

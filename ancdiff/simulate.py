@@ -32,6 +32,7 @@ from ancdiff.forcefield.dynamics import Engine, Thermostat, Walkers, run_exchang
 from ancdiff.forcefield.system import create_system
 from ancdiff.forcefield.topology import select_atoms
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import is_particles, is_simulated
 from ancdiff.particles import molecule_of_settings
 from ancdiff.particles.data import exact_data, point_data
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp, file_sha256, made_by
@@ -56,15 +57,15 @@ def run(settings: StageConfig, *, system: str, md: str, results: Path) -> None:
     """
     if md not in MD_ENSEMBLES:
         raise ConfigError(f"there is no MD data set '{md}'", where="--md", fix=f"one of: {', '.join(MD_ENSEMBLES)}")
-    if system not in settings.systems or not settings.systems[system].simulated:
-        simulated = [name for name, one in settings.systems.items() if one.simulated]
+    if system not in settings.systems or not is_simulated(settings.systems[system]):
+        simulated = [name for name, one in settings.systems.items() if is_simulated(one)]
         raise ConfigError(
             f"system '{system}' is not given as a sequence, points or a potential, so there is nothing to simulate",
             where="systems",
             fix=f"give one of: {', '.join(simulated) or '(none)'}; or write  {system}: {{sequence: ACE-ALA-NME}}",
         )
     output = Layout(results).simulated(system, md)
-    if settings.systems[system].particles:
+    if is_particles(settings.systems[system]):
         _simulate_particles(settings, system, md, output)
         return
     wanted = md_settings(settings, system, md)

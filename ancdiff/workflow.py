@@ -26,6 +26,7 @@ from ancdiff.corridor import (
     without_seed,
 )
 from ancdiff.errors import AncdiffError, ConfigError, InputError
+from ancdiff.origins import is_particles, is_scored, is_simulated
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp
 
 # MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
@@ -121,7 +122,7 @@ class Corridor:
     def md_ensembles(self, system: str) -> list[str]:
         """MD data sets that a system has: a user's own one may come without a reference."""
         settings = self.config.systems[system]
-        return [md for md in MD_ENSEMBLES if settings.simulated or getattr(settings, md)]
+        return [md for md in MD_ENSEMBLES if is_simulated(settings) or getattr(settings, md)]
 
     def ensembles(self, system: str) -> list[str]:
         """Every ensemble of a system, MD first."""
@@ -132,7 +133,7 @@ class Corridor:
         simulated = [
             self.layout.simulated(name, md)
             for name, system in self.config.systems.items()
-            if system.simulated
+            if is_simulated(system)
             for md in MD_ENSEMBLES
         ]
         return {
@@ -193,10 +194,10 @@ class Corridor:
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
         """Every ensemble of every system and its energies; the models, where there are particles to turn and swap."""
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
-        particles = any(system.particles for system in self.config.systems.values())
+        particles = any(is_particles(system) for system in self.config.systems.values())
         return {
             "conformers": [self.layout.ensemble(*pair) for pair in pairs],
-            "energies": [self.layout.energies(*pair) for pair in pairs if self.config.systems[pair[1]].scored],
+            "energies": [self.layout.energies(*pair) for pair in pairs if is_scored(self.config.systems[pair[1]])],
             "networks": [self.layout.model(model) for model in self.models] if particles else [],
         }
 
@@ -212,11 +213,6 @@ class Corridor:
                 if split_model(model).round_number
             ],
         }
-
-    def page_files(self) -> list[Path]:
-        """Template, styles and scripts of the report: code that no code stamp sees."""
-        folder = Path(os.path.relpath(PACKAGE_ROOT / "report"))
-        return sorted(path for path in folder.iterdir() if path.suffix in (".j2", ".css", ".js"))
 
 
 def bundled_files(system: str, md: str) -> list[Path]:
@@ -267,7 +263,7 @@ def check_systems(config: Config) -> None:
         raise ConfigError(
             "there is no system to train on", where="systems", fix="leave at least one with split: train (the default)"
         )
-    bare = [name for name, system in config.systems.items() if system.split == "train" and not system.scored]
+    bare = [name for name, system in config.systems.items() if system.split == "train" and not is_scored(system)]
     if bare and config.align.rounds > 0:
         raise ConfigError(
             f"{', '.join(bare)}: points have no energy to align a model with",

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from ancdiff import align, dataset, evaluate, pretrain, report, sample, score, simulate
 from ancdiff.config import Config, StageConfig, load_config
 from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, Layout, seed_of
+from ancdiff.origins import is_scored
 from ancdiff.workflow import SECTIONS, Corridor, check_systems
 
 
@@ -46,7 +47,7 @@ def run_everything(path: Path, results: Path) -> Config:
 
 
 def _score(config: Config, corridor: Corridor, layout: Layout, ensemble: str) -> None:
-    for system in (name for name, one in config.systems.items() if one.scored):
+    for system in (name for name, one in config.systems.items() if is_scored(one)):
         settings = StageConfig(json.loads(corridor.score_settings(SimpleNamespace(system=system))))
         score.run(
             settings,

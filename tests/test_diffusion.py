@@ -60,7 +60,7 @@ def test_karras_levels_start_at_the_top_and_end_at_zero() -> None:
     assert (sigma.diff() < 0).all()
 
 
-@pytest.mark.parametrize("solver", ["heun", "dpmpp_2m", "stochastic"])
+@pytest.mark.parametrize("solver", ["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde"])
 def test_samplers_recover_the_moments_of_a_gaussian(solver: str) -> None:
     generator = seeded(3)
     # Fresh noise lengthens each step of the stochastic sampler by a quarter at 40 steps: it needs more of them.
@@ -69,6 +69,8 @@ def test_samplers_recover_the_moments_of_a_gaussian(solver: str) -> None:
     start = 20.0 * centred_noise((6000, 5, 3), generator=generator, dtype=torch.float64)
     if solver == "stochastic":
         samples = stochastic(CLOUD.denoise, start, sigma, churn=10.0, generator=generator)
+    elif solver == "dpmpp_2m_sde":
+        samples = dpmpp_2m(CLOUD.denoise, start, sigma, eta=1.0, generator=generator)
     else:
         samples = {"heun": heun, "dpmpp_2m": dpmpp_2m}[solver](CLOUD.denoise, start, sigma)
     assert samples.mean(dim=1).abs().max() < 1e-12
@@ -87,6 +89,32 @@ def test_heun_converges_with_second_order() -> None:
         sigma = karras_sigma(steps, sigma_min_nm=1e-4, sigma_max_nm=2.0, rho=7.0)
         errors.append((heun(CLOUD.denoise, start, sigma) - exact).abs().max().item())
     assert 3.0 < errors[0] / errors[1] < 5.5
+
+
+def test_noise_undoes_an_error_that_a_deterministic_solver_keeps() -> None:
+    """A denoiser that is wrong at high noise alone: with noise in each step the samples forget it."""
+
+    def wrong(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        factor = torch.where(sigma > 0.5, 0.5, 1.0)[:, None, None]
+        return CLOUD.denoise(x, sigma) * factor
+
+    sigma = karras_sigma(40, sigma_min_nm=1e-3, sigma_max_nm=5.0, rho=7.0)
+    start = 5.0 * centred_noise((4000, 5, 3), generator=seeded(4), dtype=torch.float64)
+    errors = []
+    for eta in (0.0, 8.0):
+        samples = dpmpp_2m(wrong, start, sigma, eta=eta, generator=seeded(5))
+        variance = samples.square().sum(dim=(1, 2)).mean().item() / CLOUD.dimension
+        errors.append(abs(variance / CLOUD.spread_nm**2 - 1))
+    # At η = 8 and 40 steps the solver's own error of a Gaussian's variance is below 10 %.
+    assert errors[1] < 0.1
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_a_stochastic_solver_asks_for_its_generator() -> None:
+    with pytest.raises(ValueError, match="needs a generator"):
+        dpmpp_2m(
+            CLOUD.denoise, torch.zeros(1, 5, 3), karras_sigma(4, sigma_min_nm=0.1, sigma_max_nm=1.0, rho=7.0), eta=1.0
+        )
 
 
 def test_evaluations_per_sampler() -> None:

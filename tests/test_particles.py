@@ -7,9 +7,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from ancdiff.artifacts import read_molecule, write_topology
-from ancdiff.config import POTENTIALS, ExactSettings, PointsSettings, SystemSettings, TemperingSettings, parse_config
+from ancdiff.config import ExactSettings, PointsSettings, SystemSettings, TemperingSettings, parse_config
 from ancdiff.dataset.features import molecule_features
 from ancdiff.errors import ConfigError, StageError
+from ancdiff.exact_systems import PARTICLES
 from ancdiff.forcefield.exact import ExactScorer
 from ancdiff.particles import REDUCED_ENERGY_KJ_MOL, molecule_of_settings, particle_molecule
 from ancdiff.particles.data import exact_data, point_data
@@ -36,7 +37,7 @@ def test_every_particle_is_told_the_same_thing() -> None:
     assert len(features.torsions) == len(features.stereocentres) == 0
 
 
-@pytest.mark.parametrize("kind", ["mixture", "torus", *POTENTIALS])
+@pytest.mark.parametrize("kind", ["mixture", "torus", *PARTICLES])
 def test_particles_come_back_from_a_pdb_file(kind: str, tmp_path: Path) -> None:
     molecule = particle_molecule("cloud", kind, 55)
     write_topology(tmp_path / "cloud" / "topology.pdb", molecule, np.random.default_rng(0).normal(size=(55, 3)))
@@ -50,9 +51,7 @@ def test_particles_come_back_from_a_pdb_file(kind: str, tmp_path: Path) -> None:
 
 
 def test_systems_of_one_model_are_told_apart() -> None:
-    kinds = {
-        name: molecule_features(particle_molecule("x", name, n)).atom_type[0] for name, (n, _) in POTENTIALS.items()
-    }
+    kinds = {name: molecule_features(particle_molecule("x", name, n)).atom_type[0] for name, n in PARTICLES.items()}
     assert len(set(kinds.values())) == len(kinds)
 
 
@@ -135,7 +134,7 @@ def test_the_icosahedron_is_the_known_minimum_of_lj13() -> None:
     assert lowest == pytest.approx(2 * -44.326801, abs=0.01)  # Cambridge Cluster Database, −44.326801 ε
 
 
-@pytest.mark.parametrize("name", list(POTENTIALS))
+@pytest.mark.parametrize("name", list(PARTICLES))
 def test_forces_are_the_gradient_and_openmm_agrees(name: str) -> None:
     settings = ExactSettings(potential=name, length_nm=0.07)  # type: ignore[arg-type]
     form = potential_of(settings)
@@ -263,7 +262,7 @@ def test_settings_survive_a_round_trip() -> None:
     config = parse_config(raw)
     assert parse_config(config.model_dump(mode="json")) == config
     assert config.systems["b"].exact is not None
-    assert config.systems["b"].exact.all_parameters == {"a": 1.0, "b": -4.0, "c": 0.9, "d0": 4.0}
+    assert potential_of(config.systems["b"].exact).parameters == {"a": 1.0, "b": -4.0, "c": 0.9, "d0": 4.0}
 
 
 def test_a_peptide_is_no_system_of_particles() -> None:

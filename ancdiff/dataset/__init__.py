@@ -23,6 +23,7 @@ from ancdiff.dataset.split import independent_halves, validation_frames
 from ancdiff.dataset.trajectories import read_trajectories
 from ancdiff.errors import AncdiffError, StageError
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import is_simulated
 from ancdiff.particles import RESIDUE
 from ancdiff.provenance import made_by
 
@@ -87,7 +88,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
 
 
 def _read(results: Path, name: str, system: SystemSettings) -> dict[str, MdFrames]:
-    if not system.simulated:
+    if not is_simulated(system):
         return read_trajectories(name, system)
     residues = [RESIDUE] if system.sequence is None else system.sequence.split("-")
     sets = {md: read_simulated(results, name, md, residues=residues) for md in MD_ENSEMBLES}

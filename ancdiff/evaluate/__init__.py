@@ -26,6 +26,7 @@ from ancdiff.evaluate.particles import measure_particles
 from ancdiff.evaluate.resampling import Sampling, independent, interval, md_blocks
 from ancdiff.evaluate.seeds import over_seeds
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import is_particles
 from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
 
@@ -53,7 +54,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
             data.append(_read(layout, system, ensemble, split, kt, settings.evaluate))
             parents += [p for p in (path, layout.energies(ensemble, system)) if p.is_file()]
         one = settings.systems[system]
-        if one.particles:
+        if is_particles(one):
             kelvin = settings.forcefield.temperature_kelvin
             measurements += measure_particles(system, data, one, settings.evaluate, networks, temperature_kelvin=kelvin)
         else:
@@ -68,7 +69,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
 
 def _networks(layout: corridor.Layout, settings: StageConfig) -> dict[str, Denoiser]:
     """Every model of a run that has systems of particles, to be tried for equivariance."""
-    if not any(system.particles for system in settings.systems.values()):
+    if not any(is_particles(system) for system in settings.systems.values()):
         return {}
     names = corridor.models(_names_config(settings))
     return {name: load_denoiser(layout.model(name))[0] for name in names}

@@ -94,7 +94,7 @@ class ExactScorer:
             return row | {"status": "nan_energy"}
         if not np.isfinite(energy):
             return row | {"status": "nan_energy"}
-        nothing = ("bond", "angle", "torsion", "solvation", "hydrogen_entropy")
+        nothing = ("bond", "angle", "torsion", "solvation", "electronic", "hydrogen_entropy", "strain")
         row |= {f"{part}_kj_mol": 0.0 for part in nothing} | {"displacement_nm": 0.0}
         return (
             row

@@ -10,6 +10,7 @@ one energy is `REDUCED_ENERGY_KJ_MOL` = R · 300 K, so that kT = 1 at 300 K and 
 import numpy as np
 
 from ancdiff.config import SystemSettings
+from ancdiff.exact_systems import PARTICLES
 from ancdiff.molecules import Molecule
 from ancdiff.units import thermal_energy_kj_mol
 
@@ -44,5 +45,5 @@ def molecule_of_settings(name: str, settings: SystemSettings) -> Molecule:
     if settings.points is not None:
         return particle_molecule(name, settings.points.law, settings.points.n_points)
     if settings.exact is not None:
-        return particle_molecule(name, settings.exact.potential, settings.exact.n_particles)
+        return particle_molecule(name, settings.exact.potential, PARTICLES[settings.exact.potential])
     raise ValueError(f"{name} is not a system of particles")

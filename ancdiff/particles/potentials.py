@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ancdiff.config import ExactSettings
+from ancdiff.exact_systems import PARAMETERS, PARTICLES
 
 Positions = Float[np.ndarray, "*batch particles 3"]
 
@@ -127,8 +128,8 @@ def _lennard_jones(
 
 
 def potential_of(settings: ExactSettings) -> PairPotential:
-    """The potential of a system's settings."""
-    parameters, n = settings.all_parameters, settings.n_particles
+    """The potential of a system's settings: the literature's parameters, with the configuration's in their place."""
+    parameters, n = PARAMETERS[settings.potential] | settings.parameters, PARTICLES[settings.potential]
     if "d0" in parameters:
         formula = "a*x + b*x^2 + c*x^4; x = d - d0"
     else:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ancdiff.config import RunSettings
+from ancdiff.origins import describe
 from ancdiff.report import conformers, figures, findings, particles, tables
 from ancdiff.report.captions import CAPTIONS
 from ancdiff.report.collect import Run, records, stage_times
@@ -121,7 +122,7 @@ def _each(run: Run, name: str, figure: Callable[[Run, str], Figure | None]) -> l
     drawn = []
     for system in run.pictured_systems:
         settings = run.settings.systems[system]
-        drawn += picture(name, figure(run, system), system=system, molecule=settings.description)
+        drawn += picture(name, figure(run, system), system=system, molecule=describe(settings))
     return drawn
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from ancdiff.artifacts import read_ensemble, read_json
 from ancdiff.errors import InputError
+from ancdiff.origins import is_particles
 from ancdiff.report.collect import Run, available, words
 from ancdiff.report.figures import PAGE_INCHES, grid
 from ancdiff.report.style import look
@@ -19,7 +20,7 @@ _TINY = 1e-12
 
 def names(run: Run) -> list[str]:
     """The pictured systems of particles."""
-    return [name for name in run.pictured_systems if run.settings.systems[name].particles]
+    return [name for name in run.pictured_systems if is_particles(run.settings.systems[name])]
 
 
 def pair_distances(run: Run) -> Figure | None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ancdiff.corridor import MD_ENSEMBLES, MEAN_OVER_SYSTEMS, PRETRAINED, without_seed
+from ancdiff.origins import describe
 from ancdiff.report.collect import Run, is_md, words, words_with_seed
 from ancdiff.report.style import look
 
@@ -162,7 +163,7 @@ def per_system(run: Run) -> dict[str, Any]:
             cells = [_metric_cell(tables[c.metric, c.against].get((system, name)), c) for c in columns]
             rows.append(_row(name, cells))
         held_out = ", never seen in training" if settings.split == "test" else ""
-        groups.append({"name": f"{system} ({settings.description}{held_out})", "rows": rows})
+        groups.append({"name": f"{system} ({describe(settings)}{held_out})", "rows": rows})
     return {"columns": columns, "groups": groups}
 
 
@@ -207,7 +208,7 @@ def systems(run: Run) -> list[dict[str, str]]:
         rows.append(
             {
                 "name": name,
-                "molecule": settings.description,
+                "molecule": describe(settings),
                 "split": "yes" if settings.split == "train" else "no (test)",
                 "training": _frames(sizes["training"], "frames"),
                 "reference": _frames(sizes["reference"], "frames"),
