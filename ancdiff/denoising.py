@@ -112,8 +112,9 @@ def denoising_blocks_loss(
     denoised = denoiser.blocks(
         [graph for graph, _ in blocks], [b.noisy_nm for _, b in blocks], [b.sigma_nm for _, b in blocks]
     )
-    preserving = diffusion is not None and diffusion.process == "vp"
-    loss = partial(dsm_loss, diffusion=diffusion) if preserving else denoising_loss
+    loss = denoising_loss
+    if diffusion is not None and diffusion.process == "vp":
+        loss = partial(dsm_loss, diffusion=diffusion)
     losses = [
         loss(batch, clean, sigma_data_nm=denoiser.sigma_data_nm)
         for (_, batch), clean in zip(blocks, denoised, strict=True)
