@@ -15,6 +15,7 @@ from typing import Any
 from ancdiff.config import Config, SystemSettings, parse_config
 from ancdiff.corridor import (
     ALIGNED_PATTERN,
+    LOG_DENSITIES,
     MD_ENSEMBLES,
     REPLICATE_PATTERN,
     Layout,
@@ -191,11 +192,24 @@ class Corridor:
             "weights": [self.layout.model(model).parent / "weights.parquet" for model in lineage[1:][-1:]],
         }
 
+    def sampled_densities(self) -> list[str]:
+        """Log-densities of the samples of one model and system, as a pattern, where they are asked for."""
+        return (
+            []
+            if self.config.sample.log_density == "none"
+            else [f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"]
+        )
+
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
-        """Every ensemble of every system and its energies; the models, where there are particles to turn and swap."""
+        """Every ensemble of every system, its energies, and its log-densities where they are asked for.
+
+        And the models, where there are particles to turn and swap.
+        """
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
+        sampled = [pair for pair in pairs if pair[0] not in MD_ENSEMBLES and self.config.sample.log_density != "none"]
         particles = any(is_particles(system) for system in self.config.systems.values())
         return {
+            "densities": [self.layout.log_densities(*pair) for pair in sampled],
             "conformers": [self.layout.ensemble(*pair) for pair in pairs],
             "energies": [self.layout.energies(*pair) for pair in pairs if is_scored(self.config.systems[pair[1]])],
             "networks": [self.layout.model(model) for model in self.models] if particles else [],
@@ -247,10 +261,12 @@ def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
 
 
 def check_systems(config: Config) -> None:
-    """See that there is a system to train on, and that every file that the run starts from is there.
+    """See that there is a system to train on, that every file that the run starts from is there, and what sections
+    must agree on.
 
     Raises:
-        ConfigError: there is no system, or none to train on, or none of the trained ones has an energy to align with.
+        ConfigError: there is no system, or none to train on; a trained one has no energy to align with; or a rung of
+            the ladder is below the run's temperature.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -269,6 +285,13 @@ def check_systems(config: Config) -> None:
             f"{', '.join(bare)}: points have no energy to align a model with",
             where="align.rounds",
             fix="write  align: {rounds: 0},  or give these systems split: test",
+        )
+    target = config.forcefield.temperature_kelvin
+    if config.align.temper is not None and any(rung < target for rung in config.align.temper.ladder_kelvin):
+        raise ConfigError(
+            f"the ladder goes below the temperature of the run, {target:g} K",
+            where="align.temper.ladder_kelvin",
+            fix="leave those rungs out: rounds after the last one are at forcefield.temperature_kelvin",
         )
     for name, system in config.systems.items():
         if system.sequence is not None and config.simulate.source == "bundled":

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from ancdiff.config import DenoiserSettings, EvaluateSettings, SystemSettings
+from ancdiff.config import Config, DenoiserSettings, EvaluateSettings, StageConfig, SystemSettings
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.evaluate.comparison import table
 from ancdiff.evaluate.equivariance import equivariance_error
@@ -121,6 +121,12 @@ def value(measured: object, metric: str, ensemble: str, against: str = "", basin
     return float(rows["value"].iloc[0]), float(rows["floor"].iloc[0])
 
 
+def stage(system: SystemSettings, kelvin: float) -> StageConfig:
+    """The sections that `evaluate` is handed of this one system."""
+    sections = {"systems": {"x": system}, "forcefield": {"temperature_kelvin": kelvin}, "evaluate": SETTINGS}
+    return StageConfig(Config.model_validate(sections).model_dump(mode="json", include=set(sections)))
+
+
 def reference_like(name: str, system: SystemSettings, positions: np.ndarray, u: np.ndarray | None) -> EnsembleData:
     n = len(positions)
     sampling = Sampling(np.arange(n) // 10, np.arange(n) // 10 % 2) if name == "reference" else independent(n)
@@ -140,7 +146,7 @@ def test_clouds_of_the_law_score_their_floor_and_others_do_not() -> None:
         reference_like("pretrain", POINTS, clouds(300), None),
         reference_like("eba_round1", POINTS, 1.25 * clouds(300), None),
     ]
-    measured = table(measure_particles("x", data, POINTS, SETTINGS, {}, temperature_kelvin=300.0))
+    measured = table(measure_particles("x", data, stage(POINTS, 300.0), {}))
     for metric in ("chamfer_nm", "shape_rmsd_nm", "pair_distance_w1_nm"):
         good, floor = value(measured, metric, "pretrain", "reference")
         bad, _ = value(measured, metric, "eba_round1", "reference")
@@ -173,7 +179,7 @@ def test_exact_draws_of_the_double_well_have_its_populations_and_energies() -> N
         reference_like("pretrain", system, *draws(800)),
         reference_like("eba_round1", system, *draws(800, tilt=0.7)),
     ]
-    measured = table(measure_particles("x", data, system, SETTINGS, {}, temperature_kelvin=300.0))
+    measured = table(measure_particles("x", data, stage(system, 300.0), {}))
     good, floor = value(measured, "population_distance", "pretrain", "exact")
     assert floor == pytest.approx(np.sqrt(exact.populations[0] * exact.populations[1] / 800))
     assert good < 4 * floor
@@ -195,7 +201,7 @@ def test_another_temperature_has_other_exact_populations() -> None:
     data = [reference_like("reference", system, 0.3 * rng.normal(size=(40, 2, 3)), None)]
     cold, hot = (
         value(
-            table(measure_particles("x", data, system, SETTINGS, {}, temperature_kelvin=kelvin)),
+            table(measure_particles("x", data, stage(system, kelvin), {})),
             "population_distance", "reference", "exact",
         )[0]
         for kelvin in (300.0, 600.0)

@@ -56,8 +56,8 @@ def dpmpp_2m(
 ) -> Positions:
     """DPM-Solver++(2M), multistep in λ = −ln σ; one evaluation a step.
 
-    η = 0 is the probability-flow ODE, deterministic. η > 0 is its stochastic sibling of the same marginals,
-    dx = (1 + η) (x − D)/σ dσ + √(2ησ) dw (backwards in σ), in which noise undoes errors of earlier steps: with h = λ' − λ
+    η = 0 is the probability-flow ODE, deterministic. η > 0 is a stochastic sibling of the same marginals, backwards in
+    σ, dx = (1 + η) (x − D)/σ dσ + √(2ησ) dw, in which noise undoes errors of earlier steps: with h = λ' − λ
 
         x' = (σ'/σ) e^{−ηh} x + (1 − e^{−(1+η)h}) D̂ + σ' √(1 − e^{−2ηh}) ε ,
 

@@ -87,6 +87,17 @@ METRICS: dict[str, Metric] = {
         "", "equivariance error, float32", "of the model, over random turns, shifts and permutations, relative", 0.0
     ),
     "equivariance_error_float64": Metric("", "equivariance error, float64", "the same in double precision", 0.0),
+    "effective_share": Metric(
+        "", "effective samples", "effective sample size of the importance weights, as a share of the samples", 0.0, 1.0
+    ),
+    "pareto_k": Metric(
+        "",
+        "Pareto k",
+        "shape of the tail of the importance weights; nothing is claimed above 0.7 (less for few samples)",
+    ),
+    "log_density_error_nats": Metric(
+        "nats", "log-density error", "RMS standard error of the log-densities from estimated traces", 0.0
+    ),
     "pair_rmsd_nm": Metric("nm", "pairwise RMSD", "mean RMSD between two conformers of the ensemble", 0.0),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from ancdiff.config import EvaluateSettings, SystemSettings
+from ancdiff.config import EvaluateSettings, StageConfig, SystemSettings
 from ancdiff.corridor import MD_ENSEMBLES
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.evaluate import free_energy, shapes
@@ -60,39 +60,36 @@ class ParticleFeatures(Features):
 
 
 def measure_particles(
-    name: str,
-    ensembles: list[EnsembleData],
-    system: SystemSettings,
-    settings: EvaluateSettings,
-    networks: Mapping[str, Denoiser],
-    *,
-    temperature_kelvin: float,
+    name: str, ensembles: list[EnsembleData], stage: StageConfig, networks: Mapping[str, Denoiser]
 ) -> list[Measurement]:
-    """All metrics of all ensembles of a system of particles. Draws from ``settings.seed`` and the names alone."""
-    measurements = [finite_share(name, data) for data in ensembles]
+    """All metrics of all ensembles of a system of particles; reads sections systems, forcefield, evaluate.
+
+    Draws from ``evaluate.seed`` and the names alone.
+    """
+    settings, system, kelvin = stage.evaluate, stage.systems[name], stage.forcefield.temperature_kelvin
+    measurements = [finite_share(name, data) for data in ensembles if data.weights is None]
     features = {d.name: ParticleFeatures(name, d, system, settings) for d in ensembles if len(d.ensemble)}
     md = [features[kind] for kind in MD_ENSEMBLES if kind in features]
     if not md:
         return measurements
     farthest = max(float(one.distances_nm.max()) for one in md)  # what a model throws further falls into the last bin
-    edges = np.linspace(0.0, 1.5 * farthest, _BINS + 1)
     for one in features.values():
-        one.edges_nm = edges
+        one.edges_nm = np.linspace(0.0, 1.5 * farthest, _BINS + 1)
     potential = md[0].potential
-    exact = None if potential is None else exact_of_pair(potential, temperature_kelvin / REDUCED_KELVIN)
+    exact = None if potential is None else exact_of_pair(potential, kelvin / REDUCED_KELVIN)
     floors: dict[str, Any] = {}
     for one in features.values():
         row = partial(Measurement, name, one.data.name, n=len(one.data.ensemble))
         measurements += absolute_energies(one, settings, row)
-        measurements += _wells(one, exact, settings, row)
-        measurements += _mean_energies(one, None, exact, temperature_kelvin, row)
+        measurements += _wells(one, exact, row)
+        measurements += _mean_energies(one, None, exact, kelvin, row)
         for against in md:
             versus = partial(row, against=against.data.name)
             measurements += _pair_distances(one, against, versus)
             measurements += _well_errors(one, against, settings, versus)
             measurements += energy_errors(one, against, versus)
-            measurements += _mean_energies(one, against, None, temperature_kelvin, versus)
-        if "reference" in features:
+            measurements += _mean_energies(one, against, None, kelvin, versus)
+        if "reference" in features and one.data.weights is None:
             versus = partial(row, against="reference")
             measurements += _shapes(one, features["reference"], floors, settings, versus)
         if one.data.name in networks:
@@ -114,7 +111,7 @@ def _has_wells(one: ParticleFeatures) -> bool:
     return one.potential is not None and len(one.potential.well_names) > 1
 
 
-def _wells(one: ParticleFeatures, exact: Exact | None, settings: EvaluateSettings, row: Row) -> Iterator[Measurement]:
+def _wells(one: ParticleFeatures, exact: Exact | None, row: Row) -> Iterator[Measurement]:
     if not _has_wells(one) or one.potential is None:
         return
     counts = one.source("wells")

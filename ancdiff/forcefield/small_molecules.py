@@ -4,8 +4,8 @@ Which density they aim at: with ``score.relax: none`` e^{−βE} of all atoms, E
 solvent: MMFF94's, or GFN2-xTB's on its Born–Oppenheimer surface. The other ways to relax are as for proteins.
 
 Energies with forces a second of one core, by the Reference platform: 18 atoms (pentanol) MMFF94 9,600 and
-GFN2-xTB 123; 29 atoms (nonane) 5,000 and 52. OpenMM's way to Python and back takes 22 µs of each. A full relaxation from
-embedded coordinates takes 23 (18 atoms) to 60 (29 atoms) of them.
+GFN2-xTB 123; 29 atoms (nonane) 5,000 and 52. OpenMM's way to Python and back takes 22 µs of each. A full relaxation
+from embedded coordinates takes 23 (18 atoms) to 60 (29 atoms) of them.
 """
 
 from collections.abc import Callable, Sequence
