@@ -17,6 +17,7 @@ import click
 from ancdiff.config import Config, StageConfig, load_config
 from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, split_model
 from ancdiff.errors import AncdiffError, ConfigError
+from ancdiff.origins import describe, is_simulated
 from ancdiff.workflow import SECTIONS, Corridor, check_systems
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -271,7 +272,9 @@ def check(config: Path) -> None:
     corridor = Corridor(resolved)
     click.echo(f"{config} holds.\nresults  {corridor.root}/\nsystems  {len(corridor.systems)}")
     for name, system in resolved.systems.items():
-        origin = system.sequence or f"{system.topology}, {len(system.training)} + {len(system.reference)} trajectories"
+        origin = describe(system)
+        if not is_simulated(system):
+            origin += f", {len(system.training)} + {len(system.reference)} trajectories"
         click.echo(f"  {name:12s} {system.split:5s} {origin}")
     click.echo(f"models   {', '.join(corridor.models)}")
     conformers = resolved.sample.conformers

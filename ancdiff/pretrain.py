@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ancdiff.artifacts import read_table, write_table
-from ancdiff.config import PretrainSettings, StageConfig
+from ancdiff.config import DiffusionSettings, PretrainSettings, StageConfig
 from ancdiff.corridor import PRETRAINED, Layout
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, save_denoiser
@@ -80,13 +80,14 @@ def _loss_parts(
         training, settings.pretrain.batch_size, settings.diffusion, sigma_data_nm=sigma_data_nm, generator=generator
     )
     conformers = sum(len(batch) for _, batch in blocks)
-    return [partial(_part_loss, blocks=part, conformers=conformers) for part in split_blocks(blocks, parts)]
+    loss = partial(_part_loss, diffusion=settings.diffusion, conformers=conformers)
+    return [partial(loss, blocks=part) for part in split_blocks(blocks, parts)]
 
 
 def _part_loss(
-    denoiser: Denoiser, *, blocks: Sequence[Block], conformers: int
+    denoiser: Denoiser, *, blocks: Sequence[Block], diffusion: DiffusionSettings, conformers: int
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    return denoising_blocks_loss(denoiser, blocks, conformers=conformers), {}
+    return denoising_blocks_loss(denoiser, blocks, diffusion, conformers=conformers), {}
 
 
 def _plan(settings: PretrainSettings) -> TrainingPlan:
@@ -112,4 +113,4 @@ def _validation_loss(denoiser: Denoiser, validation: Sequence[Conformers], setti
         sigma_data_nm=denoiser.sigma_data_nm,
         generator=generator,
     )
-    return float(denoising_blocks_loss(denoiser, blocks))
+    return float(denoising_blocks_loss(denoiser, blocks, settings.diffusion))
