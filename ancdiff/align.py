@@ -26,10 +26,19 @@ from ancdiff.corridor import Layout, ancestors, split_model
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
-from ancdiff.denoising import Block, Conformers, denoising_blocks_loss, draw_blocks, load_conformers, shares
+from ancdiff.denoising import (
+    Block,
+    Conformers,
+    denoising_blocks_loss,
+    draw_blocks,
+    load_conformers,
+    shares,
+    training_levels,
+)
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, likelihood_terms, noised, paper_terms, shared_noise
-from ancdiff.diffusion.noise import centre, centred_noise, lognormal_sigma
+from ancdiff.diffusion.noise import centre, centred_noise
+from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
 from ancdiff.objectives import OBJECTIVES, GroupEnergies, difference_error, group_effective_size
 from ancdiff.provenance import made_by
@@ -209,7 +218,11 @@ def pool_energies(
     sigma_data_nm: float,
     seed: int,
 ) -> Float[np.ndarray, " conformers"]:
-    """E_θ in nats of a whole pool, with one set of noise for all, so that their differences are sharp."""
+    """E_θ in nats of a whole pool, with one set of noise for all, so that their differences are sharp.
+
+    E_θ does not change when a conformer is turned, but the same noise is another one to a turned conformer: all are
+    laid upon the first.
+    """
     generator = torch.Generator(positions_nm.device).manual_seed(seed)
     low = settings.diffusion.sigma_min * sigma_data_nm
     high = settings.align.energy_sigma_max * sigma_data_nm
@@ -221,7 +234,7 @@ def pool_energies(
         generator=generator,
         antithetic=settings.align.antithetic,
     )
-    chunks = tqdm(positions_nm.split(_CHUNK), desc="model energies", unit="chunk", mininterval=2.0)
+    chunks = tqdm(lay_upon_first(positions_nm).split(_CHUNK), desc="model energies", unit="chunk", mininterval=2.0)
     with torch.no_grad():
         energies = [
             likelihood_energy(
@@ -304,7 +317,7 @@ def _alignment_loss(
     for number in range(align.groups_per_step):
         pool = pools[int(chosen[number % len(pools)])]
         index = _draw_group(pool, align, generator)
-        x = pool.positions_nm[index]
+        x = lay_upon_first(pool.positions_nm[index])  # so that the noise is the same to all of them
         # Relative to the group's best in double precision: what is far above it keeps its differences.
         log_w = (pool.log_weight[index] - pool.log_weight[index].max()).float()
         terms_of = _model_terms(x, align, diffusion, denoiser.sigma_data_nm, generator)
@@ -352,12 +365,7 @@ def _anchor_block(
     weights that add variance, so it keeps the local geometry while the pool moves populations. Draws from
     ``generator``.
     """
-    sigma = lognormal_sigma(
-        n,
-        median_nm=diffusion.training_median * sigma_data_nm,
-        log_width=diffusion.training_log_width,
-        generator=generator,
-    )
+    sigma = training_levels(diffusion, sigma_data_nm).draw(n, generator=generator)
     weighted = torch.multinomial(pool.anchor_weight, n, replacement=True, generator=generator)
     frame = torch.randint(len(pool.training_nm), (n,), generator=generator, device=generator.device)
     local = (sigma < align.anchor_local_sigma * sigma_data_nm)[:, None, None]

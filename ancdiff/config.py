@@ -3,6 +3,9 @@
 A section is named after its stage (``simulate``, ``score`` …) or after the thing that several stages share
 (``forcefield``, ``denoiser``, ``diffusion``). The workflow hands each stage the sections it reads, as one JSON
 string (`Config.sections`), so that a change reruns exactly the stages that read it.
+
+A settings class holds values and checks them; it has no other methods. Code stamps leave this module out (see
+`ancdiff.provenance`), so that behaviour put here would change without a rerun.
 """
 
 import difflib
@@ -16,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ancdiff.errors import ConfigError
+from ancdiff.sequences import check_sequence
 from ancdiff.units import FEMTOSECONDS_PER_PS
 
 Positive = Annotated[float, Field(gt=0)]
@@ -34,37 +38,6 @@ class Section(BaseModel):
     """A frozen part of the configuration; a key that it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-AMINO_ACIDS: tuple[str, ...] = (
-    *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE"),
-    *("LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL"),
-)
-
-
-def check_sequence(sequence: str) -> tuple[str, ...]:
-    """Residue names of a capped peptide, ``ACE-…-NME``; imports nothing heavy, so that it runs before the first job.
-
-    Raises:
-        ValueError: the sequence cannot be built; says which residue, where, and what to type.
-    """
-    names = tuple(sequence.split("-"))
-    example = "write three-letter names between the caps, e.g. ACE-ALA-NME"
-    for place, name in enumerate(names, start=1):
-        at = f"residue {place} of '{sequence}'"
-        if name in ("ACE", "NME"):
-            wanted, end = (1, "start") if name == "ACE" else (len(names), "end")
-            if place != wanted:
-                raise ValueError(f"{at}: the cap {name} belongs at the {end}; {example}")
-        elif name not in AMINO_ACIDS:
-            near = difflib.get_close_matches(name.upper(), AMINO_ACIDS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(AMINO_ACIDS)}"
-            raise ValueError(f"{at}: '{name}' is not a standard amino acid; {hint}; {example}")
-    if names[0] != "ACE" or names[-1] != "NME":
-        raise ValueError(f"'{sequence}' has a free end; type ACE-…-NME: charged termini cannot be built; {example}")
-    if len(names) < 3:
-        raise ValueError(f"'{sequence}' has no amino acid between its caps; {example}")
-    return names
 
 
 class RunSettings(Section):
@@ -121,6 +94,9 @@ class ForcefieldSettings(Section):
 
     protein: Literal["ff14SB", "ff19SB", "amber99sb-ildn", "charmm36"] = "ff14SB"
     solvent: Literal["obc2", "gbn2", "vacuum"] = "obc2"
+    small_molecule: Literal["mmff94", "gfn2-xtb"] | None = Field(
+        default=None, description="of molecules whose topology is an SDF file, all atoms, without solvent"
+    )
     temperature_kelvin: Kelvin = 300.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = "auto"
 
@@ -207,13 +183,16 @@ class DiffusionSettings(Section):
     sigma_max: Positive = Field(default=3.0, description="highest noise, in units of the data's spread")
     training_median: Positive = Field(default=0.55, description="median of the log-normal training noise, same units")
     training_log_width: Positive = 1.4
+    training_uniform_share: Fraction = Field(
+        default=0.4, description="share of training noise that is uniform in ln σ from sigma_min to sigma_max"
+    )
     superpose: bool = Field(default=True, description="superpose the denoising target on the noisy input (Kabsch)")
 
 
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 5500
+    steps: Count = 4500
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
@@ -225,12 +204,13 @@ class PretrainSettings(Section):
 
 
 class SampleSettings(Section):
-    """Reverse diffusion: a Heun step costs two network evaluations, the last one costs one (2·steps − 1)."""
+    """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 
     conformers: Count = 400
-    solver: Literal["heun", "dpmpp_2m", "stochastic", "rk4"] = "stochastic"
-    steps: Annotated[int, Field(ge=2, le=500)] = 20
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde", "rk4"] = "dpmpp_2m_sde"
+    steps: Annotated[int, Field(ge=2, le=500)] = 40
     rho: Positive = 7.0
+    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
     log_density: Literal["none", "exact", "hutchinson"] = Field(
@@ -265,7 +245,7 @@ class ScoreSettings(Section):
     hydrogen_entropy: Literal["none", "harmonic"] = Field(
         default="none", description="harmonic: −TS of the hydrogens is added, to aim at the heavy atoms' marginal"
     )
-    max_md_conformers: Count = Field(default=1024, description="evenly spaced frames scored of each MD data set")
+    max_md_conformers: Count = Field(default=640, description="evenly spaced frames scored of each MD data set")
 
     @model_validator(mode="after")
     def _entropy_of_relaxed_hydrogens(self) -> "ScoreSettings":
@@ -313,7 +293,7 @@ class AlignSettings(Section):
     data_fraction: Fraction = 0.5
     noise_levels: Count = 8
     antithetic: bool = Field(
-        default=False, description="half as many noise levels, each with its noise and the opposite one"
+        default=True, description="half as many noise levels, each with its noise and the opposite one"
     )
     energy_sigma_max: Positive = Field(
         default=2.0, description="highest noise of the model energy, in units of the spread"
@@ -325,14 +305,14 @@ class AlignSettings(Section):
         default=1.0, description="weight of importance-weighted denoising, which holds the denoiser"
     )
     anchor_batch_size: Count = Field(default=80, description="conformers of a step of the anchor, and of the control")
-    anchor_step: Fraction = Field(default=0.4, description="largest γ by which a round moves the anchor's log-weights")
+    anchor_step: Fraction = Field(default=0.5, description="largest γ by which a round moves the anchor's log-weights")
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
     )
     anchor_local_sigma: NonNegative = Field(
         default=0.3, description="noise below which the anchor denoises training MD, in units of the data's spread"
     )
-    anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
+    anchor_noise_levels: Count = Field(default=24, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
 
     @model_validator(mode="after")

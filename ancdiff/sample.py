@@ -102,6 +102,8 @@ def draw_conformers(
                 batch = heun(denoise, start, sigma)
             elif settings.solver == "dpmpp_2m":
                 batch = dpmpp_2m(denoise, start, sigma)
+            elif settings.solver == "dpmpp_2m_sde":
+                batch = dpmpp_2m(denoise, start, sigma, eta=settings.eta, generator=generator)
             else:
                 batch = stochastic(denoise, start, sigma, churn=settings.churn, generator=generator)
             drawn.append(batch.cpu())

@@ -29,6 +29,7 @@ WEIGHT_COLUMNS: dict[str, str] = {
     "ess": "float64",  # effective sample size of the system's pool
 }
 _BISECTIONS = 50  # halves of an interval of ln T that is at most ln(1e5 / 50) wide: below rounding
+_TRUNCATED = 0.01  # share of log-ratios at either end that a tempered step pulls in to the next
 
 
 def log_weights(
@@ -133,6 +134,9 @@ def tempered_step(
     Returns:
         Normalised log-weights and γ.
     """
+    # One conformer that the model has never seen the like of would set γ for all (truncated importance sampling,
+    # Ionides 2008, doi:10.1198/106186008X320456).
+    log_ratio = np.clip(log_ratio, *np.quantile(log_ratio, [_TRUNCATED, 1.0 - _TRUNCATED]))
     needed = ess_fraction * len(log_weight)
 
     def enough(gamma: float) -> bool:

@@ -213,11 +213,6 @@ class Corridor:
             ],
         }
 
-    def page_files(self) -> list[Path]:
-        """Template, styles and scripts of the report: code that no code stamp sees."""
-        folder = Path(os.path.relpath(PACKAGE_ROOT / "report"))
-        return sorted(path for path in folder.iterdir() if path.suffix in (".j2", ".css", ".js"))
-
 
 def bundled_files(system: str, md: str) -> list[Path]:
     """Files of an MD data set that the repository keeps, as seen from the working folder."""
