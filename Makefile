@@ -39,6 +39,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	python benchmarks/bench.py
+	python benchmarks/alignment.py
 
 install: $(INSTALLED)
 

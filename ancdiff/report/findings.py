@@ -8,7 +8,7 @@ import pandas as pd
 
 from ancdiff.corridor import PRETRAINED, aligned_model, split_model
 from ancdiff.report import particles
-from ancdiff.report.collect import Run, pool_weights, words, words_with_seed
+from ancdiff.report.collect import Run, pool_weights, records, words, words_with_seed
 
 _FEW_EFFECTIVE = 10.0
 _WORRYING_RISE_KT = 2.0
@@ -142,6 +142,12 @@ def cautions(run: Run) -> list[str]:
             f"{few.system} in {_round_words(few.model)}. More samples, or a target effective sample size "
             "(align.temper), help."
         )
+    said = [
+        f"{system} was left out of the round that made {record['artifact']}: {why}."
+        for record in records(run)
+        for system, why in record.get("left_out", {}).items()
+    ]
+    out += _first(said)
     hot = pools[pools["temperature_kelvin"] > _temperature(run) + 0.5].sort_values(
         "temperature_kelvin", ascending=False, kind="stable"
     )
