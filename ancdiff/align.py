@@ -410,7 +410,7 @@ def _control_loss(
     blocks = draw_blocks(
         data, align.anchor_batch_size, diffusion, sigma_data_nm=denoiser.sigma_data_nm, generator=generator
     )
-    logged = dict.fromkeys(("ess", "model_energy_spread", "model_energy_error"), float("nan"))
+    logged: dict[str, float] = dict.fromkeys(("ess", "model_energy_spread", "model_energy_error"), float("nan"))
     return denoising_blocks_loss(denoiser, blocks, diffusion), logged
 
 

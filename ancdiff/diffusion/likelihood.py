@@ -110,13 +110,14 @@ def _derivatives(
     levels = _full(x, sigma)
 
     def along(v: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
-        value, derivative = torch.func.jvp(lambda y: denoise(y, levels), (x,), (v,))
+        value, derivative, *_ = torch.func.jvp(lambda y: denoise(y, levels), (x,), (v,))
         return value, (derivative * v).sum(dim=(-1, -2))
 
     value, products = x, []
     with torch.no_grad():
         for chunk in tangents.split(max(1, at_once // len(x))):
-            value, product = torch.func.vmap(along, out_dims=(None, 0))(chunk)
+            # pyright's copy of the signature knows no None, which vmap documents for outputs without the axis
+            value, product = torch.func.vmap(along, out_dims=(None, 0))(chunk)  # pyright: ignore[reportArgumentType]
             products.append(product)
     return value, torch.cat(products)
 
@@ -143,7 +144,7 @@ def flow(denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trac
             slopes.append(ahead - denoised)
             rates.append(dimension - traced)
         x = x + step * sum(w * s for w, s in zip(weights, slopes, strict=True))
-        gained = step * sum(w * r for w, r in zip(weights, rates, strict=True))
+        gained = step * torch.stack([w * r for w, r in zip(weights, rates, strict=True)]).sum(dim=0)
         integral = gained if integral is None else integral + gained
     assert integral is not None
     return Flow(x, integral)
