@@ -72,6 +72,27 @@ class RunSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 2026
 
 
+class CompoundSettings(Section):
+    """A set of many different small molecules with one geometry each (QM9), to learn from and to generate like."""
+
+    source: str = Field(description="archive of xyz files (.tar, .tar.bz2 …) or SDF")
+    excluded: str | None = Field(
+        default=None, description="list of compounds to leave out: lines that start with their numbers"
+    )
+    download: bool = Field(
+        default=False, description="fetch QM9's own files to these two paths where they are not there"
+    )
+    shares: tuple[Count, Count, Count] = Field(
+        default=(100_000, 17_748, 13_083), description="of training, validation and test; just these of all of QM9"
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="0: the split of EDM")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files that it is read from."""
+        return (self.source,) if self.excluded is None else (self.source, self.excluded)
+
+
 class SystemSettings(Section):
     """One molecule: a peptide sequence that `simulate` builds, or the user's own topology and trajectories."""
 
@@ -85,12 +106,16 @@ class SystemSettings(Section):
     topology: str | None = Field(default=None, description="PDB or mmCIF file of the molecule (own MD)")
     training: tuple[str, ...] = Field(default=(), description="trajectory files to learn from (own MD)")
     reference: tuple[str, ...] = Field(default=(), description="trajectory files to compare with (own MD)")
+    compounds: CompoundSettings | None = Field(default=None, description="a set of many different molecules")
     split: Literal["train", "test"] = Field(
         default="train", description="test: never seen in training, sampled all the same"
     )
 
     @model_validator(mode="after")
     def _one_origin(self) -> "SystemSettings":
+        if self.compounds is not None:
+            self._only_compounds()
+            return self
         if (self.sequence is None) == (self.topology is None):
             raise ValueError("give either 'sequence' (built and simulated) or 'topology' with 'training' (own MD)")
         if self.topology is not None and not self.training:
@@ -102,6 +127,16 @@ class SystemSettings(Section):
         if self.training_basins and not sum(self.training_basins.values()) > 0:
             raise ValueError("'training_basins' are shares: at least one must be above 0")
         return self
+
+    def _only_compounds(self) -> None:
+        fields = type(self).model_fields
+        others = [
+            name
+            for name in fields
+            if name != "compounds" and getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        ]
+        if others:
+            raise ValueError(f"'compounds' stands alone: a set of compounds has no {', '.join(others)}")
 
 
 class ForcefieldSettings(Section):
@@ -186,6 +221,9 @@ class DenoiserSettings(Section):
         default=32, description="width of the message between two atoms; the cost grows with it"
     )
     layers: Count = 4
+    type_scale: Positive = Field(
+        default=0.25, description="compounds: length of an atom type's one-hot, in units of the data's spread"
+    )
 
 
 class DiffusionSettings(Section):
@@ -210,6 +248,8 @@ class PretrainSettings(Section):
     ema_halflife_steps: Positive = 100.0
     validate_every_steps: Count = 250
     checkpoint_every_seconds: Positive = 20.0
+    blocks: Count = Field(default=4, description="compounds: sizes in a batch, each a dense block without padding")
+    type_weight: Positive = Field(default=0.3, description="compounds: of the atom types in the loss")
 
 
 class SampleSettings(Section):
@@ -221,6 +261,30 @@ class SampleSettings(Section):
     rho: Positive = 7.0
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
+
+
+class GenerateSettings(Section):
+    """New compounds from a model: their number of atoms is drawn from the data, the rest by reverse diffusion."""
+
+    compounds: Count = 10_000
+    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "heun"
+    evaluations: Annotated[int, Field(ge=3, le=2000)] = Field(
+        default=50, description="network evaluations of a compound, at most (heun and stochastic: an odd number)"
+    )
+    compared_evaluations: tuple[Annotated[int, Field(ge=3, le=2000)], ...] = Field(
+        default=(10, 20, 100), description="further sets with so many, to compare"
+    )
+    compared_compounds: Count = Field(default=1000, description="in each of the sets to compare")
+    rho: Positive = 7.0
+    churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
+    batch_size: Count = 256
+
+    @property
+    def sets(self) -> dict[int, int]:
+        """Network evaluations of each set of compounds, and how many it has; the main one first."""
+        return {self.evaluations: self.compounds} | {
+            n: self.compared_compounds for n in self.compared_evaluations if n != self.evaluations
+        }
 
 
 class ScoreSettings(Section):
@@ -307,6 +371,10 @@ class EvaluateSettings(Section):
         default=0.05, description="basins rarer than this in the reference do not count in the free-energy error"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
+    likelihood_compounds: Count = Field(
+        default=1000, description="compounds of the test part whose likelihood is bounded"
+    )
+    likelihood_levels: Count = Field(default=32, description="noise levels of the likelihood bound")
 
 
 class ReportSettings(Section):
@@ -334,10 +402,18 @@ class Config(Section):
     diffusion: DiffusionSettings = DiffusionSettings()
     pretrain: PretrainSettings = PretrainSettings()
     sample: SampleSettings = SampleSettings()
+    generate: GenerateSettings = GenerateSettings()
     score: ScoreSettings = ScoreSettings()
     align: AlignSettings = AlignSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Config":
+        kinds = {system.compounds is not None for system in self.systems.values()}
+        if len(kinds) > 1 or (True in kinds and len(self.systems) > 1):
+            raise ValueError("a set of compounds is a run of its own: give it a file with no other system")
+        return self
 
     def sections(self, *names: str) -> str:
         """The named sections as canonical JSON: what the workflow hands to a stage and what makes it rerun."""

@@ -12,6 +12,8 @@ from ancdiff.config import Config
 
 MD_ENSEMBLES = ("training", "reference")
 PRETRAINED = "pretrain"
+PARTS = ("train", "validation", "test")
+"""Of a set of compounds."""
 _ALIGNED = re.compile(r"^(?P<objective>eba_dpo|eba|none)_round(?P<round>[1-9][0-9]*)$")
 
 
@@ -72,3 +74,11 @@ class Layout:
     def energies(self, ensemble: str, system: str) -> Path:
         """One row per conformer of an ensemble."""
         return self.root / "score" / ensemble / f"{system}.parquet"
+
+    def part(self, part: str, system: str) -> Path:
+        """A part of a set of compounds: ``train``, ``validation`` or ``test``."""
+        return self.root / "dataset" / system / f"{part}.safetensors"
+
+    def generated(self, model: str, system: str, evaluations: int) -> Path:
+        """Compounds that a model generated with so many network evaluations each; SDF lies beside them."""
+        return self.root / "generate" / model / system / f"evaluations_{evaluations}.safetensors"

@@ -15,20 +15,20 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ancdiff.artifacts import write_atomically
-from ancdiff.denoiser.network import Denoiser
 from ancdiff.errors import StageError
 
-LossOfStep = Callable[[Denoiser, torch.Generator], tuple[Tensor, Mapping[str, float]]]
+Network = TypeVar("Network", bound=nn.Module)
+LossOfStep = Callable[[Network, torch.Generator], tuple[Tensor, Mapping[str, float]]]
 """The loss of one step and the numbers to log. Draws from the generator and from nothing else."""
 
 
@@ -55,11 +55,11 @@ class TrainingPlan:
 
 
 @dataclass
-class _State:
+class _State(Generic[Network]):
     """Everything that a checkpoint must hold."""
 
-    model: Denoiser
-    ema: Denoiser
+    model: Network
+    ema: Network
     optimizer: torch.optim.AdamW
     generator: torch.Generator
     step: int = 0
@@ -68,16 +68,16 @@ class _State:
 
 
 def train(
-    model: Denoiser,
-    loss_of_step: LossOfStep,
+    model: Network,
+    loss_of_step: LossOfStep[Network],
     plan: TrainingPlan,
     *,
     generator: torch.Generator,
     work: Path,
     title: str,
-    validate: Callable[[Denoiser], float] | None = None,
+    validate: Callable[[Network], float] | None = None,
     validate_every_steps: int = 0,
-) -> tuple[Denoiser, pd.DataFrame]:
+) -> tuple[Network, pd.DataFrame]:
     """Train ``model`` and return its exponential moving average and one row of metrics per step.
 
     Checkpoints live in ``work``, a folder that belongs to exactly this training (settings, code and data in its name);
@@ -116,7 +116,11 @@ def train(
 
 
 def _step(
-    state: _State, parameters: Sequence[Tensor], loss_of_step: LossOfStep, plan: TrainingPlan, title: str
+    state: _State[Network],
+    parameters: Sequence[Tensor],
+    loss_of_step: LossOfStep[Network],
+    plan: TrainingPlan,
+    title: str,
 ) -> dict[str, float | int]:
     """One optimiser step; returns its row of metrics."""
     learning_rate = plan.learning_rate_at(state.step)
@@ -148,7 +152,7 @@ def _step(
     }
 
 
-def _save(state: _State, path: Path) -> None:
+def _save(state: _State[Any], path: Path) -> None:
     """One file, written atomically: tensors, and the table of metrics as JSON in the header."""
     tensors = {f"model.{name}": t for name, t in state.model.state_dict().items()}
     tensors |= {f"ema.{name}": t for name, t in state.ema.state_dict().items()}
@@ -160,7 +164,7 @@ def _save(state: _State, path: Path) -> None:
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
-def _restore(state: _State, path: Path) -> None:
+def _restore(state: _State[Any], path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -8,6 +8,8 @@ MOLAR_GAS_CONSTANT_KJ_MOL_K = 0.008_314_462_618_153_24
 """R = k_B N_A, exact since the 2019 SI (CODATA 2018)."""
 
 ANGSTROM_PER_NM = 10.0
+KJ_PER_KCAL = 4.184
+"""Thermochemical calorie, exact by definition."""
 FEMTOSECONDS_PER_PS = 1000.0
 PICOSECONDS_PER_NS = 1000.0
 

@@ -423,6 +423,7 @@ def test_every_rule_has_time_memory_and_cpus_on_slurm() -> None:
         "pretrain",
         "sample",
         "align",
+        "generate",
     }
 
 
