@@ -25,10 +25,10 @@ from ancdiff.corridor import Layout, aligned_model, ancestors, split_model
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
-from ancdiff.denoising import Conformers, denoising_batch_loss, denoising_blocks_loss, load_conformers
+from ancdiff.denoising import Block, Conformers, denoising_blocks_loss, draw_blocks, load_conformers, shares
 from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.energy import likelihood_energy, paper_energy, shared_noise
-from ancdiff.diffusion.noise import centre
+from ancdiff.diffusion.energy import likelihood_energy, noised, paper_energy, shared_noise
+from ancdiff.diffusion.noise import centre, centred_noise, lognormal_sigma
 from ancdiff.errors import StageError
 from ancdiff.objectives import eba_dpo_loss, eba_loss, group_effective_size
 from ancdiff.provenance import made_by
@@ -44,6 +44,7 @@ class Pool:
 
     system: str
     graph: MoleculeGraph
+    training_nm: Float[Tensor, "frames atoms 3"]  # all training MD, scored or not
     positions_nm: Float[Tensor, "conformers atoms 3"]
     log_weight: Float[Tensor, " conformers"]
     anchor_weight: Float[Tensor, " conformers"]  # sums to 1
@@ -92,7 +93,7 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
         )
     ema, metrics = train(
         denoiser,
-        loss,
+        lambda generator: [partial(loss, generator=generator)],
         _plan(align),
         generator=torch.Generator(device).manual_seed(settings.run.seed + round_number),
         work=work,
@@ -222,6 +223,7 @@ def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool
     return Pool(
         system=conformers.system,
         graph=conformers.graph,
+        training_nm=conformers.positions_nm,
         positions_nm=centre(torch.as_tensor(_positions(layout, conformers.system, table))).to(device),
         log_weight=torch.tensor(table["log_weight"].to_numpy(), dtype=torch.float32, device=device),
         anchor_weight=torch.tensor(anchor, dtype=torch.float32, device=device),
@@ -269,17 +271,42 @@ def _alignment_loss(
         spread.append(float(energy.detach().std()))
     loss = align.objective_weight * torch.stack(losses).mean()
     if align.anchor > 0:
-        batches = [_draw_anchor(pool, align.anchor_batch_size // len(pools), generator) for pool in pools]
-        loss = loss + align.anchor * denoising_blocks_loss(denoiser, batches, diffusion, generator)
+        numbers = shares([pool.graph for pool in pools], align.anchor_batch_size)
+        blocks = [
+            _anchor_block(pool, n, align, diffusion, denoiser.sigma_data_nm, generator)
+            for pool, n in zip(pools, numbers, strict=True)
+        ]
+        loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks)
     return loss, {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
 
 
-def _draw_anchor(
-    pool: Pool, n: int, generator: torch.Generator
-) -> tuple[MoleculeGraph, Float[Tensor, "conformers atoms 3"]]:
-    """Conformers of a pool by the anchor's weights. Draws from ``generator``."""
-    index = torch.multinomial(pool.anchor_weight, max(1, n), replacement=True, generator=generator)
-    return pool.graph, pool.positions_nm[index]
+def _anchor_block(
+    pool: Pool,
+    n: int,
+    align: AlignSettings,
+    diffusion: DiffusionSettings,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+) -> Block:
+    """``n`` noisy conformers for the anchor: of the weighted pool, and where noise is low of the training MD.
+
+    At noise far below the distance between basins the denoiser depends on the density near its input alone, and a
+    weight that is constant there drops out of it. The training MD has the right density inside each basin and no
+    weights that add variance, so it keeps the local geometry while the pool moves populations. Draws from
+    ``generator``.
+    """
+    sigma = lognormal_sigma(
+        n,
+        median_nm=diffusion.training_median * sigma_data_nm,
+        log_width=diffusion.training_log_width,
+        generator=generator,
+    )
+    weighted = torch.multinomial(pool.anchor_weight, n, replacement=True, generator=generator)
+    frame = torch.randint(len(pool.training_nm), (n,), generator=generator, device=generator.device)
+    local = (sigma < align.anchor_local_sigma * sigma_data_nm)[:, None, None]
+    clean = torch.where(local, pool.training_nm[frame], pool.positions_nm[weighted])
+    noise = centred_noise(tuple(clean.shape), generator=generator)
+    return pool.graph, noised(clean, sigma, noise, superpose=diffusion.superpose)
 
 
 def _model_energy(
@@ -308,8 +335,10 @@ def _control_loss(
     diffusion: DiffusionSettings,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """Plain denoising of the training MD: the same steps without energies."""
-    loss = denoising_batch_loss(denoiser, data, align.anchor_batch_size, diffusion, generator)
-    return loss, {"ess": float("nan"), "model_energy_spread": float("nan")}
+    blocks = draw_blocks(
+        data, align.anchor_batch_size, diffusion, sigma_data_nm=denoiser.sigma_data_nm, generator=generator
+    )
+    return denoising_blocks_loss(denoiser, blocks), {"ess": float("nan"), "model_energy_spread": float("nan")}
 
 
 def _plan(align: AlignSettings) -> TrainingPlan:

@@ -1,6 +1,7 @@
 """Compounds on the training device in dense blocks of equal size, and the denoising loss of a batch of them."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ancdiff.compounds import ATOMIC_NUMBERS, Compounds
-from ancdiff.config import DiffusionSettings
+from ancdiff.config import DiffusionSettings, PretrainSettings
 from ancdiff.denoiser.compounds import CompoundDenoiser
 from ancdiff.diffusion.noise import centre, lognormal_sigma, state_noise
 from ancdiff.diffusion.superpose import superpose
+from ancdiff.training import LossPart
 
 _TYPE_OF = np.full(256, -1)
 _TYPE_OF[list(ATOMIC_NUMBERS)] = range(len(ATOMIC_NUMBERS))
@@ -65,56 +67,90 @@ def type_frequencies(compounds: Compounds) -> tuple[float, ...]:
     return tuple(float(share) for share in counts / counts.sum())
 
 
-def batch_loss(
+def batch_parts(
     denoiser: CompoundDenoiser,
     data: CompoundData,
+    settings: PretrainSettings,
     diffusion: DiffusionSettings,
-    *,
-    batch_size: int,
-    blocks: int,
-    type_weight: float,
     generator: torch.Generator,
-) -> tuple[Tensor, dict[str, float]]:
-    """Denoising loss of a batch of compounds in ``blocks`` dense blocks of one size each; nothing is padded.
+) -> list[LossPart[CompoundDenoiser]]:
+    """The loss of a batch of compounds, in ``settings.blocks`` dense blocks of one size each; nothing is padded.
 
     Sizes are drawn as the data have them, one from each of as many strata. Draws from ``generator``.
     """
-    cumulative = data.counts.cumsum(0).to(torch.float32)
-    share = max(1, batch_size // blocks)
+    cumulative, blocks = data.counts.cumsum(0).to(torch.float32), settings.blocks
+    share = max(1, settings.batch_size // blocks)
     drawn = (torch.arange(blocks) + torch.rand(blocks, generator=generator, device=generator.device).cpu()) / blocks
-    losses = []
+    parts = []
     for place in torch.searchsorted(cumulative, drawn * cumulative[-1], right=True).tolist():
         block = data.blocks[min(place, len(data.blocks) - 1)]
         index = torch.randint(len(block.types), (share,), generator=generator, device=generator.device)
         chosen = SizeBlock(block.positions_nm[index], block.types[index])
-        losses.append(block_loss(denoiser, chosen, diffusion, generator))
-    positions, types = torch.stack(losses).mean(dim=0)
-    logged = {"position_loss": positions.item(), "type_loss": types.item()}
-    return positions + type_weight * types, logged
+        noised = noisy_block(denoiser, chosen, diffusion, generator)
+        parts.append(partial(_part_loss, noised=noised, type_weight=settings.type_weight, blocks=blocks))
+    return parts
 
 
-def block_loss(
+def _part_loss(
+    denoiser: CompoundDenoiser, *, noised: "NoisyBlock", type_weight: float, blocks: int
+) -> tuple[Tensor, dict[str, float]]:
+    positions, types = block_loss(denoiser, noised)
+    return (positions + type_weight * types) / blocks, {}
+
+
+@torch.no_grad()
+def validation_loss(
+    denoiser: CompoundDenoiser,
+    data: CompoundData,
+    settings: PretrainSettings,
+    diffusion: DiffusionSettings,
+    *,
+    seed: int,
+    compounds: int = 512,
+) -> float:
+    """Loss on held-out compounds, with the same compounds and noise each time."""
+    generator = torch.Generator(data.blocks[0].types.device).manual_seed(seed)
+    fixed = settings.model_copy(update={"batch_size": compounds, "blocks": 16})
+    parts = batch_parts(denoiser, data, fixed, diffusion, generator)
+    return float(torch.stack([part(denoiser)[0] for part in parts]).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyBlock:
+    """Compounds of one size under noise, and what a denoiser should find behind it."""
+
+    noisy_nm: Float[Tensor, "compounds atoms channels"]
+    sigma_nm: Float[Tensor, " compounds"]
+    target_nm: Float[Tensor, "compounds atoms 3"]
+    types: Int[Tensor, "compounds atoms"]
+
+
+def noisy_block(
     denoiser: CompoundDenoiser, block: SizeBlock, diffusion: DiffusionSettings, generator: torch.Generator
-) -> Float[Tensor, "2"]:
-    """Loss of the positions and of the types, means over compounds. Draws noise from ``generator``.
+) -> NoisyBlock:
+    """A block under training noise. Draws from ``generator``."""
+    state = denoiser.state(block.positions_nm, block.types)
+    sigma = lognormal_sigma(
+        len(state),
+        median_nm=diffusion.training_median * denoiser.sigma_data_nm,
+        log_width=diffusion.training_log_width,
+        generator=generator,
+    )
+    noisy = state + sigma[:, None, None] * state_noise(tuple(state.shape), generator=generator)
+    target = superpose(block.positions_nm, noisy[..., :3]) if diffusion.superpose else block.positions_nm
+    return NoisyBlock(noisy, sigma, target, block.types)
+
+
+def block_loss(denoiser: CompoundDenoiser, block: NoisyBlock) -> Float[Tensor, "2"]:
+    """Loss of the positions and of the types, means over compounds.
 
     Positions: λ(σ) ‖D_x − R x‖²/3(N − 1) with EDM's weight λ. Types: cross-entropy, whose optimum is the posterior
     probability that the denoiser needs.
     Reference: Karras et al. 2022 (arXiv 2206.00364), table 1; Dieleman et al. 2022 (arXiv 2211.15089), section 3.
     """
-    spread = denoiser.sigma_data_nm
-    state = denoiser.state(block.positions_nm, block.types)
-    batch, atoms, _ = state.shape
-    sigma = lognormal_sigma(
-        batch,
-        median_nm=diffusion.training_median * spread,
-        log_width=diffusion.training_log_width,
-        generator=generator,
-    )
-    noisy = state + sigma[:, None, None] * state_noise(tuple(state.shape), generator=generator)
-    positions_nm, logits = denoiser.posterior(noisy, sigma)
-    target = superpose(block.positions_nm, noisy[..., :3]) if diffusion.superpose else block.positions_nm
+    spread, sigma, atoms = denoiser.sigma_data_nm, block.sigma_nm, block.types.shape[1]
+    positions_nm, logits = denoiser.posterior(block.noisy_nm, sigma)
     weight = (sigma**2 + spread**2) / (sigma * spread) ** 2
-    error = weight * (positions_nm - target).square().sum(dim=(-1, -2)) / (3 * (atoms - 1))
+    error = weight * (positions_nm - block.target_nm).square().sum(dim=(-1, -2)) / (3 * (atoms - 1))
     entropy = torch.nn.functional.cross_entropy(logits.flatten(0, 1), block.types.flatten())
     return torch.stack([error.mean(), entropy])

@@ -239,7 +239,7 @@ class DiffusionSettings(Section):
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 3500
+    steps: Count = 5500
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
@@ -351,6 +351,9 @@ class AlignSettings(Section):
     anchor_step: Fraction = Field(default=0.4, description="largest γ by which a round moves the anchor's log-weights")
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
+    )
+    anchor_local_sigma: NonNegative = Field(
+        default=0.3, description="noise below which the anchor denoises training MD, in units of the data's spread"
     )
     anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -28,8 +29,12 @@ from ancdiff.artifacts import write_atomically
 from ancdiff.errors import StageError
 
 Network = TypeVar("Network", bound=nn.Module)
-LossOfStep = Callable[[Network, torch.Generator], tuple[Tensor, Mapping[str, float]]]
-"""The loss of one step and the numbers to log. Draws from the generator and from nothing else."""
+
+LossPart = Callable[[Network], tuple[Tensor, Mapping[str, float]]]
+"""A summand of the loss, and the numbers to log. Draws nothing: what is random was drawn when the part was made."""
+
+LossOfStep = Callable[[torch.Generator], Sequence[LossPart[Network]]]
+"""The loss of one step, as parts that are worked out side by side. Draws from the generator and from nothing else."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,12 @@ def train(
             _restore(state, checkpoint)
         started = time.monotonic() - state.seconds
         saved = time.monotonic()
-        with tqdm(total=plan.steps, initial=state.step, desc=title, unit="step", mininterval=2.0) as bar:
+        with (
+            tqdm(total=plan.steps, initial=state.step, desc=title, unit="step", mininterval=2.0) as bar,
+            ThreadPoolExecutor() as pool,
+        ):
             while state.step < plan.steps:
-                row = _step(state, parameters, loss_of_step, plan, title)
+                row = _step(state, parameters, loss_of_step, plan, title, pool)
                 row["validation_loss"] = math.nan
                 if validate and (state.step % validate_every_steps == 0 or state.step == plan.steps):
                     row["validation_loss"] = validate(state.ema)
@@ -121,14 +129,13 @@ def _step(
     loss_of_step: LossOfStep[Network],
     plan: TrainingPlan,
     title: str,
+    pool: ThreadPoolExecutor,
 ) -> dict[str, float | int]:
     """One optimiser step; returns its row of metrics."""
     learning_rate = plan.learning_rate_at(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
-    state.optimizer.zero_grad(set_to_none=True)
-    loss, logged = loss_of_step(state.model, state.generator)
-    loss.backward()
+    loss, logged = gradients(state.model, parameters, loss_of_step(state.generator), pool)
     norm = torch.nn.utils.clip_grad_norm_(parameters, plan.gradient_clip)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         raise StageError(
@@ -150,6 +157,27 @@ def _step(
         "gradient_norm": norm.item(),
         **logged,
     }
+
+
+def gradients(
+    model: Network, parameters: Sequence[Tensor], parts: Sequence[LossPart[Network]], pool: ThreadPoolExecutor
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss and what it logs; leaves the gradient in the parameters. Adds up in the order of the parts.
+
+    Operations of a small network are too short to share among threads; whole parts are not, and torch lets go of the
+    interpreter while it works.
+    """
+
+    def one(part: LossPart[Network]) -> tuple[Tensor, Mapping[str, float], tuple[Tensor | None, ...]]:
+        loss, logged = part(model)
+        return loss.detach(), logged, torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    done = list(pool.map(one, parts)) if len(parts) > 1 else [one(part) for part in parts]
+    for parameter, *gradients in zip(parameters, *(gradient for *_, gradient in done), strict=True):
+        given = [g for g in gradients if g is not None]
+        parameter.grad = sum(given[1:], start=given[0]) if given else None
+    logged = {name: value for _, numbers, _ in done for name, value in numbers.items()}
+    return torch.stack([loss for loss, *_ in done]).sum(), logged
 
 
 def _save(state: _State[Any], path: Path) -> None:

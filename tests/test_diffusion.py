@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from ancdiff.diffusion.energy import (
-    denoising_error,
     denoising_loss,
     likelihood_energy,
+    noised,
     paper_energy,
     shared_noise,
+    training_noise,
 )
 from ancdiff.diffusion.noise import (
     centre,
@@ -160,15 +161,8 @@ def test_paper_energy_is_the_scaled_mean_of_noise_prediction_errors() -> None:
 def test_the_exact_denoiser_has_the_known_loss() -> None:
     """E‖D − x‖² = d s²σ²/(s² + σ²), so EDM's weight makes the loss of the exact denoiser 1 at σ_data = s."""
     x = CLOUD.draw(20_000, generator=seeded(1), dtype=torch.float32)
-    loss = denoising_loss(
-        CLOUD.denoise,
-        x,
-        sigma_data_nm=CLOUD.spread_nm,
-        median_nm=0.1,
-        log_width=1.2,
-        superpose=False,
-        generator=seeded(2),
-    )
+    batch = training_noise(x, median_nm=0.1, log_width=1.2, superpose=False, generator=seeded(2))
+    loss = denoising_loss(batch, CLOUD.denoise(batch.noisy_nm, batch.sigma_nm), sigma_data_nm=CLOUD.spread_nm)
     assert loss.mean().item() == pytest.approx(1.0, abs=0.015)  # standard error √(2/12/20000) = 0.003
 
 
@@ -177,5 +171,8 @@ def test_superposed_target_does_not_see_a_turn_of_the_noisy_input() -> None:
     rotation = random_rotation(generator=seeded(1))
     turn = (x @ rotation.T - x) / 0.5  # noise that turns the conformer as a whole
     sigma = torch.full((4,), 0.5, dtype=torch.float64)
-    assert denoising_error(lambda y, s: y, x, sigma, turn, superpose=True).max() < 1e-20
-    assert denoising_error(lambda y, s: y, x, sigma, turn, superpose=False).min() > 0.1
+    for turned, (low, high) in ((True, (0.0, 1e-20)), (False, (0.1, math.inf))):
+        batch = noised(x, sigma, turn, superpose=turned)
+        error = batch.error(batch.noisy_nm)
+        assert error.min() >= low
+        assert error.max() < high

@@ -98,23 +98,31 @@ def test_bonds_and_angles_have_their_kinds() -> None:
     places = [[0, 0, 0], [0.096, 0, 0], [0.096 * math.cos(turn), 0.096 * math.sin(turn), 0]]
     water = (np.array([O, H, H], dtype=np.uint8), np.array(places, dtype=np.float32))
     cyanide = line((H, 0.0), (C, 0.1066), (N, 0.1066 + 0.1153))
-    lengths = molecules.bond_length_table(collected(water, cyanide))
-    assert {kind: len(values) for kind, values in lengths.items()} == {"C#N": 1, "C-H": 1, "O-H": 2}
-    assert lengths["C#N"][0] == pytest.approx(0.1153, abs=1e-6)
-    angles = molecules.angle_table(collected(water, cyanide))
+    lengths = molecules.bond_lengths(collected(water, cyanide))
+    assert {kind: len(values) for kind, (values, _) in lengths.items()} == {"C#N": 1, "C-H": 1, "O-H": 2}
+    assert lengths["C#N"][0][0] == pytest.approx(0.1153, abs=1e-6)
+    angles = molecules.bond_angles(collected(water, cyanide))
+    assert lengths["O-H"][1].tolist() == [0, 0]
+    assert lengths["C#N"][1].tolist() == [1]
     assert set(angles) == {"H-O-H", "H-C-N"}
-    assert angles["H-O-H"][0] == pytest.approx(104.5, abs=1e-3)
-    assert angles["H-C-N"][0] == pytest.approx(180.0, abs=0.1)
+    assert angles["H-O-H"][0][0] == pytest.approx(104.5, abs=1e-3)
+    assert angles["H-C-N"][0][0] == pytest.approx(180.0, abs=0.1)
 
 
-def test_distance_of_tables() -> None:
-    data = {"C-C": np.array([0.15, 0.16]), "C-H": np.array([0.11] * 6), "N-N": np.array([0.1, 0.2])}
+def test_distance_of_values_by_kind() -> None:
+    def values(**kinds: list[float]) -> molecules.Values:
+        return {k: (np.array(v), np.arange(len(v)) % 2) for k, v in kinds.items()}
+
+    data = values(cc=[0.15, 0.16], ch=[0.11] * 6, nn=[0.1, 0.2])
     assert molecules.mean_distance(data, data) == 0.0
-    shifted = {kind: values + 0.01 for kind, values in data.items()}
+    shifted = {kind: (v + 0.01, owners) for kind, (v, owners) in data.items()}
     assert molecules.mean_distance(shifted, data) == pytest.approx(0.01)
     # A kind that is lacking counts with its spread: 2 of 10 bonds at 0.05 nm.
-    lacking = {kind: values for kind, values in data.items() if kind != "N-N"}
+    lacking = {kind: v for kind, v in data.items() if kind != "nn"}
     assert molecules.mean_distance(lacking, data) == pytest.approx(0.2 * 0.05)
+    # Weights pick the first compound: its C–C is 0.15 of the data's 0.15 and 0.16, its N–N 0.1 of 0.1 and 0.2.
+    picked = molecules.mean_distance(data, data, weights=np.array([1.0, 0.0]))
+    assert picked == pytest.approx(0.2 * 0.005 + 0.2 * 0.05)
     assert math.isnan(molecules.mean_distance(data, {}))
 
 

@@ -201,6 +201,7 @@ def test_groups_hold_the_asked_share_of_md() -> None:
     pool = align.Pool(
         system="x",
         graph=molecule_graph(alanine_dipeptide().molecule),
+        training_nm=torch.zeros(20, 2, 3),
         positions_nm=torch.zeros(10, 2, 3),
         log_weight=torch.zeros(10),
         anchor_weight=torch.full((10,), 0.1),
@@ -211,3 +212,24 @@ def test_groups_hold_the_asked_share_of_md() -> None:
     index = align._draw_group(pool, settings, torch.Generator().manual_seed(0))
     assert (index < 6).sum() == 2
     assert len(index) == 8
+
+
+@pytest.mark.parametrize(("local_sigma", "share_of_md"), [(0.0, 0.0), (1e9, 1.0)])
+def test_the_anchor_takes_md_at_low_noise_and_the_pool_above(local_sigma: float, share_of_md: float) -> None:
+    """MD at the origin, a pool of one weighted conformer away from it: the targets say where each came from."""
+    away = torch.zeros(3, 10, 3)
+    away[:, 0], away[:, 1] = 1.0, -1.0
+    pool = align.Pool(
+        system="x",
+        graph=molecule_graph(alanine_dipeptide().molecule),
+        training_nm=torch.zeros(20, 10, 3),
+        positions_nm=away,
+        log_weight=torch.zeros(3),
+        anchor_weight=torch.tensor([0.0, 1.0, 0.0]),
+        from_md=torch.arange(2),
+        from_models=torch.arange(2, 3),
+    )
+    settings = stage_config("align", "diffusion", align={"anchor_local_sigma": local_sigma})
+    generator = torch.Generator().manual_seed(0)
+    _, block = align._anchor_block(pool, 32, settings.align, settings.diffusion, 0.15, generator)
+    assert (block.target_nm.abs().sum(dim=(1, 2)) == 0).double().mean() == share_of_md

@@ -12,46 +12,67 @@ from ancdiff.diffusion.noise import centred_noise, lognormal_sigma, stratified_l
 from ancdiff.diffusion.superpose import superpose as superpose_on
 
 
-def denoising_error(
-    denoise: Denoise,
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """Noisy conformers of one molecule, and what a denoiser should make of them."""
+
+    noisy_nm: Float[Tensor, "batch atoms 3"]
+    sigma_nm: Float[Tensor, " batch"]
+    target_nm: Float[Tensor, "batch atoms 3"]
+
+    def __len__(self) -> int:
+        return len(self.sigma_nm)
+
+    def chunk(self, parts: int) -> list["Noised"]:
+        """At most ``parts`` pieces of about the same size."""
+        pieces = (tensor.chunk(parts) for tensor in (self.noisy_nm, self.sigma_nm, self.target_nm))
+        return [Noised(*tensors) for tensors in zip(*pieces, strict=True)]
+
+    def error(self, denoised_nm: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, " batch"]:
+        """‖D(x + σε; σ) − R x‖², in nm², summed over atoms."""
+        return (denoised_nm - self.target_nm).square().sum(dim=(-1, -2))
+
+
+def noised(
     clean_nm: Float[Tensor, "batch atoms 3"],
     sigma_nm: Float[Tensor, " batch"],
     noise: Float[Tensor, "batch atoms 3"],
     *,
     superpose: bool,
-) -> Float[Tensor, " batch"]:
-    """‖D(x + σε; σ) − R x‖², in nm², summed over atoms.
+) -> Noised:
+    """x + σε, and the target R x.
 
     R superposes x on x + σε where ``superpose`` (as AlphaFold 3 does in training), else R = 1. The turn that the noise
     gives to a conformer as a whole says nothing about its shape; taking it out of the target leaves a cleaner signal.
     """
     noisy = clean_nm + sigma_nm[:, None, None] * noise
-    target = superpose_on(clean_nm, noisy) if superpose else clean_nm
-    return (denoise(noisy, sigma_nm) - target).square().sum(dim=(-1, -2))
+    return Noised(noisy, sigma_nm, superpose_on(clean_nm, noisy) if superpose else clean_nm)
 
 
-def denoising_loss(
-    denoise: Denoise,
+def training_noise(
     clean_nm: Float[Tensor, "batch atoms 3"],
     *,
-    sigma_data_nm: float,
     median_nm: float,
     log_width: float,
     superpose: bool,
     generator: torch.Generator,
+) -> Noised:
+    """Centred conformers under noise of the levels of EDM's training. Draws σ and ε from ``generator``."""
+    sigma = lognormal_sigma(len(clean_nm), median_nm=median_nm, log_width=log_width, generator=generator)
+    noise = centred_noise(tuple(clean_nm.shape), generator=generator)
+    return noised(clean_nm, sigma, noise, superpose=superpose)
+
+
+def denoising_loss(
+    batch: Noised, denoised_nm: Float[Tensor, "batch atoms 3"], *, sigma_data_nm: float
 ) -> Float[Tensor, " batch"]:
     """EDM loss per conformer, λ(σ) ‖D(x + σε; σ) − R x‖² / 3(N − 1) with λ = (σ² + σ_d²)/(σ σ_d)².
 
-    ``clean_nm`` is centred. Draws σ and ε from ``generator``.
-
     Reference: Karras et al. 2022 (arXiv 2206.00364), table 1.
     """
-    batch, atoms, _ = clean_nm.shape
-    sigma = lognormal_sigma(batch, median_nm=median_nm, log_width=log_width, generator=generator)
-    noise = centred_noise((batch, atoms, 3), generator=generator)
+    sigma, atoms = batch.sigma_nm, denoised_nm.shape[1]
     weight = (sigma**2 + sigma_data_nm**2) / (sigma * sigma_data_nm) ** 2
-    error = denoising_error(denoise, clean_nm, sigma, noise, superpose=superpose)
-    return weight * error / (3 * (atoms - 1))
+    return weight * batch.error(denoised_nm) / (3 * (atoms - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +101,13 @@ def noise_prediction_errors(
 ) -> Float[Tensor, "conformers levels"]:
     """‖ε − ε_θ‖² = ‖D_θ(x + σε; σ) − x‖² / σ² of each conformer at each shared level."""
     conformers, levels = len(clean_nm), len(shared.sigma_nm)
-    error = denoising_error(
-        denoise,
+    batch = noised(
         clean_nm.repeat_interleave(levels, dim=0),
         shared.sigma_nm.repeat(conformers),
         shared.noise.repeat(conformers, 1, 1),
         superpose=superpose,
     )
-    return error.reshape(conformers, levels) / shared.sigma_nm**2
+    return batch.error(denoise(batch.noisy_nm, batch.sigma_nm)).reshape(conformers, levels) / shared.sigma_nm**2
 
 
 def likelihood_energy(

@@ -15,6 +15,7 @@ from ancdiff import corridor
 from ancdiff.artifacts import read_ensemble, read_table, write_json, write_table
 from ancdiff.config import Config, EvaluateSettings, StageConfig
 from ancdiff.errors import InputError
+from ancdiff.evaluate import compounds
 from ancdiff.evaluate.catalogue import HEADLINE, METRICS
 from ancdiff.evaluate.comparison import Measurement, table
 from ancdiff.evaluate.energies import reduced_energies
@@ -31,6 +32,9 @@ def run(settings: StageConfig, *, results: Path) -> None:
     Raises:
         InputError: an ensemble is missing or unreadable, or ``dataset/split.parquet`` does not fit the MD.
     """
+    if any(system.compounds for system in settings.systems.values()):
+        compounds.run(settings, results=results)
+        return
     layout = corridor.Layout(results)
     ensembles = ensemble_names(settings.align)
     kt = thermal_energy_kj_mol(settings.forcefield.temperature_kelvin)

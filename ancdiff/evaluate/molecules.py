@@ -4,7 +4,7 @@ Each function takes compounds and gives one number or one row for each of them; 
 intervals of them. Bonds are told by distances alone (`ancdiff.bond_orders`), as nothing else is known of a sample.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -19,6 +19,9 @@ from ancdiff.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 _MAX_MMFF_STEPS = 500
+
+Values = dict[str, tuple[Float[np.ndarray, " values"], Int[np.ndarray, " values"]]]
+"""By kind: values, and the place in the set of the compound that each belongs to."""
 
 
 def stable_atom_counts(compounds: Compounds) -> Int[np.ndarray, " compounds"]:
@@ -73,67 +76,75 @@ def first_of_its_kind(smiles: Iterable[str | None]) -> list[bool]:
     return [s is not None and not (s in seen or seen.add(s)) for s in smiles]
 
 
-def bond_length_table(compounds: Compounds) -> dict[str, Float[np.ndarray, " bonds"]]:
+def bond_lengths(compounds: Compounds) -> Values:
     """Lengths (nm) of all bonds by kind, e.g. ``C-C``, ``C=O``, ``C#N``."""
-    marks = {1: "-", 2: "=", 3: "#"}
-    found: dict[str, list[np.ndarray]] = {}
+    parts = []
     for block in compounds.blocks():
         orders = np.triu(bond_orders(block.atomic_numbers, block.positions_nm))
         compound, i, j = orders.nonzero()
         a, b = block.atomic_numbers[compound, i].astype(int), block.atomic_numbers[compound, j].astype(int)
         lengths = np.linalg.norm(block.positions_nm[compound, i] - block.positions_nm[compound, j], axis=-1)
-        kind = np.minimum(a, b) * 1000 + np.maximum(a, b) * 10 + orders[compound, i, j]
-        for k in np.unique(kind):
-            low, high, order = int(k) // 1000, int(k) // 10 % 100, int(k) % 10
-            # Carbon first, then by atomic number, hydrogen last, as chemists write them.
-            low, high = (high, low) if low == 1 else (low, high)
-            found.setdefault(f"{SYMBOLS[low]}{marks[order]}{SYMBOLS[high]}", []).append(lengths[kind == k])
-    return {name: np.concatenate(parts) for name, parts in sorted(found.items())}
+        kinds = np.minimum(a, b) * 1000 + np.maximum(a, b) * 10 + orders[compound, i, j]
+        parts.append((kinds, lengths, block.members[compound]))
+    return _by_kind(parts, _bond_name)
 
 
-def angle_table(compounds: Compounds) -> dict[str, Float[np.ndarray, " angles"]]:
+def bond_angles(compounds: Compounds) -> Values:
     """Angles (degrees) of all pairs of bonds at an atom, by the elements: ``H-C-C`` has carbon in the middle."""
-    found: dict[str, list[np.ndarray]] = {}
+    parts = []
     for block in compounds.blocks():
         bonded = bond_orders(block.atomic_numbers, block.positions_nm) > 0
         for middle in range(block.atomic_numbers.shape[1]):
-            pairs = np.triu(bonded[:, middle, :, None] & bonded[:, middle, None, :], k=1)
-            compound, i, j = pairs.nonzero()
-            if len(compound) == 0:
-                continue
-            x = block.positions_nm[compound].astype(np.float64)
-            rows = np.arange(len(compound))
+            compound, i, j = np.triu(bonded[:, middle, :, None] & bonded[:, middle, None, :], k=1).nonzero()
+            x, rows = block.positions_nm[compound].astype(np.float64), np.arange(len(compound))
             u, v = x[rows, i] - x[:, middle], x[rows, j] - x[:, middle]
             cosine = (u * v).sum(-1) / (np.linalg.norm(u, axis=-1) * np.linalg.norm(v, axis=-1))
-            degrees = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
             z = block.atomic_numbers[compound].astype(int)
             ends = np.sort(np.stack([z[rows, i], z[rows, j]]), axis=0)
-            kind = ends[0] * 10_000 + z[:, middle] * 100 + ends[1]
-            for k in np.unique(kind):
-                a, b, c = int(k) // 10_000, int(k) // 100 % 100, int(k) % 100
-                found.setdefault(f"{SYMBOLS[a]}-{SYMBOLS[b]}-{SYMBOLS[c]}", []).append(degrees[kind == k])
-    return {name: np.concatenate(parts) for name, parts in sorted(found.items())}
+            kinds = ends[0] * 10_000 + z[:, middle] * 100 + ends[1]
+            parts.append((kinds, np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))), block.members[compound]))
+    return _by_kind(parts, _angle_name)
+
+
+def _by_kind(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], name: Callable[[int], str]) -> Values:
+    if not parts:
+        return {}
+    kinds, values, owners = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return {name(int(k)): (values[kinds == k].astype(np.float64), owners[kinds == k]) for k in np.unique(kinds)}
+
+
+def _bond_name(kind: int) -> str:
+    low, high, order = kind // 1000, kind // 10 % 100, kind % 10
+    first, second = (high, low) if low == 1 else (low, high)  # hydrogen last, as chemists write
+    return f"{SYMBOLS[first]}{'-=#'[order - 1]}{SYMBOLS[second]}"
+
+
+def _angle_name(kind: int) -> str:
+    return "-".join(SYMBOLS[number] for number in (kind // 10_000, kind // 100 % 100, kind % 100))
 
 
 def mean_distance(
-    sample: dict[str, Float[np.ndarray, " _"]], data: dict[str, Float[np.ndarray, " _"]], *, min_share: float = 0.005
+    sample: Values, data: Values, *, weights: Float[np.ndarray, " compounds"] | None = None, min_share: float = 0.005
 ) -> float:
     """Wasserstein-1 distance of each kind's values from the data's, averaged over kinds by their share in the data.
 
-    Kinds rarer than ``min_share`` in the data do not count. A kind that the sample lacks counts with the spread of the
-    data about its own median. NaN where the data have nothing.
+    Kinds rarer than ``min_share`` in the data do not count. A kind that the sample lacks counts with the mean distance
+    of the data from their own median. ``weights`` are those of the sample's compounds. NaN where the data have nothing.
     """
-    total = sum(len(values) for values in data.values())
-    counted = {kind: values for kind, values in data.items() if total and len(values) >= min_share * total}
-    if not counted:
-        return float("nan")
-    distances = [
-        wasserstein_distance(sample[kind], values)
-        if len(sample.get(kind, ()))
-        else float(np.abs(values - np.median(values)).mean())
-        for kind, values in counted.items()
-    ]
-    return float(np.average(distances, weights=[len(values) for values in counted.values()]))
+    total = sum(len(values) for values, _ in data.values())
+    distances, shares = [], []
+    for kind, (values, _) in data.items():
+        if len(values) < min_share * total:
+            continue
+        mine, owners = sample.get(kind, (np.zeros(0), np.zeros(0, dtype=np.int64)))
+        weight = np.ones(len(mine)) if weights is None else weights[owners]
+        there = weight.sum() > 0
+        far = (
+            wasserstein_distance(mine, values, u_weights=weight) if there else np.abs(values - np.median(values)).mean()
+        )
+        distances.append(float(far))
+        shares.append(len(values))
+    return float(np.average(distances, weights=shares)) if shares else float("nan")
 
 
 def mmff_strain_kj_mol(
