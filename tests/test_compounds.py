@@ -70,10 +70,13 @@ def test_a_set_gives_back_its_compounds_and_blocks_hold_them_all() -> None:
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
     compounds = some()
-    with pytest.raises(InputError, match="do not make a set"):
-        Compounds(compounds.number, compounds.first_atom, compounds.atomic_numbers, compounds.positions_nm[:-1])
-    with pytest.raises(InputError, match="do not make a set"):
-        Compounds(compounds.number[:1], np.array([0, 0]), compounds.atomic_numbers[:0], compounds.positions_nm[:0])
+    wrong_ends = compounds.first_atom.copy()
+    wrong_ends[-1] += 1
+    empty_one = compounds.first_atom.copy()
+    empty_one[1] = 0
+    for bounds in (wrong_ends, empty_one, compounds.first_atom[:-1], compounds.first_atom + 1):
+        with pytest.raises(InputError, match="do not make a set"):
+            Compounds(compounds.number, bounds, compounds.atomic_numbers, compounds.positions_nm)
 
 
 def test_a_file_comes_back_as_it_went_and_a_broken_one_is_told(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ancdiff.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 _MAX_MMFF_STEPS = 500
 
-Values = dict[str, tuple[Float[np.ndarray, " values"], Int[np.ndarray, " values"]]]
+Values = dict[str, tuple[Float[np.ndarray, " _"], Int[np.ndarray, " _"]]]
 """By kind: values, and the place in the set of the compound that each belongs to."""
 
 

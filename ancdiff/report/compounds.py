@@ -150,7 +150,10 @@ def lengths_figure(generated: Compounds, training: Compounds) -> Figure:
     for axes, kind in zip(panels.flat, kinds, strict=False):
         low, high = np.quantile(data[kind][0], [0.001, 0.999])
         edges = np.linspace(low - 0.01, high + 0.01, 60)
-        axes.hist(mine.get(kind, (np.zeros(0),))[0], edges, density=True, color="#56B4E9", label="generated")
+        lengths = mine[kind][0] if kind in mine else np.zeros(0)
+        inside = lengths[(lengths >= edges[0]) & (lengths <= edges[-1])]
+        if len(inside):
+            axes.hist(inside, edges, density=True, color="#56B4E9", label="generated")
         axes.hist(data[kind][0], edges, density=True, histtype="step", color="#000000", label="training part")
         axes.set(title=kind.replace("-", "–"), xlabel="nm", yticks=[])
     for axes in panels.flat[len(kinds) :]:
