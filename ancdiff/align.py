@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ancdiff.artifacts import read_ensemble, read_table, write_table
 from ancdiff.config import AlignSettings, DiffusionSettings, StageConfig
-from ancdiff.corridor import Layout, aligned_model, ancestors, split_model
+from ancdiff.corridor import Layout, ancestors, split_model
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
@@ -52,16 +52,16 @@ class Pool:
     from_models: Int[Tensor, " sampled"]  # … and from models
 
 
-def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> None:
-    """Make the model ``<objective>_round<r>`` from that of the round before.
+def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
+    """Make the model ``<objective>_round<r>`` from that of the round before. Draws from ``seed`` and the round alone.
 
     Raises:
         StageError: a system's conformers have all failed, or the loss became non-finite.
     """
     torch.set_num_threads(threads)
     layout, align = Layout(results), settings.align
-    objective, round_number = split_model(model)
-    parent = aligned_model(objective, round_number - 1)
+    name, lineage = split_model(model), ancestors(model)
+    objective, parent, round_seed = name.line, lineage[-1], seed + name.round_number
     parent_path = layout.model(parent)
     device = choose_device()
     denoiser, _ = load_denoiser(parent_path)
@@ -69,8 +69,8 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
     split = read_table(results / "dataset" / "split.parquet")
     systems = [name for name, system in settings.systems.items() if system.split == "train"]
     data = [load_conformers(layout, name, split, "train", device) for name in systems]
-    weights, parents = _weights(settings, layout, systems, ancestors(model), split)
-    record = made_by("align", settings=settings.as_dict(), seed=settings.run.seed, parents=[parent_path, *parents])
+    weights, parents = _weights(settings, layout, systems, lineage, split)
+    record = made_by("align", settings=settings.as_dict(), seed=seed, parents=[parent_path, *parents])
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
     if objective == "none":
@@ -78,10 +78,9 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
     else:
         reference, _ = load_denoiser(parent_path)
         reference.to(device)
-        last = None if round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
-        seed = settings.run.seed + round_number
+        last = None if name.round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
         weights = {
-            c.system: _anchored(layout, c, weights[c.system], last, reference, settings, seed=seed) for c in data
+            c.system: _anchored(layout, c, weights[c.system], last, reference, settings, seed=round_seed) for c in data
         }
         loss = partial(
             _alignment_loss,
@@ -95,7 +94,7 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
         denoiser,
         lambda generator: [partial(loss, generator=generator)],
         _plan(align),
-        generator=torch.Generator(device).manual_seed(settings.run.seed + round_number),
+        generator=torch.Generator(device).manual_seed(round_seed),
         work=work,
         title=f"align {model}",
     )

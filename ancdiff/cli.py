@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ancdiff.config import Config, StageConfig, load_config
-from ancdiff.corridor import MD_ENSEMBLES
+from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, split_model
 from ancdiff.errors import AncdiffError, ConfigError
 from ancdiff.workflow import SECTIONS, check_systems, corridor_of
 
@@ -111,6 +111,25 @@ def _overridden(settings: StageConfig, section: str, **changes: Any) -> StageCon
     return StageConfig(sections | {section: sections[section] | given})
 
 
+def check_model(model: str, seed: int, *, pretrained: bool) -> None:
+    """See that a stage is asked for a model that it makes, with the seed in its name where there is one.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    example = "pretrain, or pretrain_seed2027" if pretrained else "eba_round1, or eba_round1_seed2027"
+    try:
+        name = split_model(model)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--model", fix=f"type, for example, {example}") from None
+    if (name.round_number == 0) != pretrained:
+        raise ConfigError(f"this stage does not make the model '{model}'", where="--model", fix=f"type {example}")
+    if name.seed not in (None, seed):
+        raise ConfigError(
+            f"the model's name says seed {name.seed}, not {seed}", where="--seed", fix=f"type --seed {name.seed}"
+        )
+
+
 _results = click.option(
     "--results", type=_FILE, required=True, metavar="DIR", help="Folder of the run, e.g. results/peptides."
 )
@@ -136,13 +155,19 @@ def dataset(settings: StageConfig, *, results: Path, threads: int) -> None:
     run(settings, results=results)
 
 
+_seed = click.option("--seed", type=click.IntRange(min=0), required=True, help="Seed of the training.")
+
+
 @stage_command("pretrain")
 @_results
-def pretrain(settings: StageConfig, *, results: Path, threads: int) -> None:
+@click.option("--model", default=PRETRAINED, show_default=True, help="Model to make, pretrain or pretrain_seed<s>.")
+@_seed
+def pretrain(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
     """Train the denoiser on the training MD; goes on from its last checkpoint."""
     from ancdiff.pretrain import run
 
-    run(settings, results=results, threads=threads)
+    check_model(model, seed, pretrained=True)
+    run(settings, results=results, model=model, seed=seed, threads=threads)
 
 
 @stage_command("sample")
@@ -205,11 +230,13 @@ def score(
 @stage_command("align")
 @_results
 @click.option("--model", required=True, help="Model to make, <objective>_round<r>, e.g. eba_round2.")
-def align(settings: StageConfig, *, results: Path, model: str, threads: int) -> None:
+@_seed
+def align(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
     """One round of energy-based alignment; goes on from its last checkpoint."""
     from ancdiff.align import run
 
-    run(settings, results=results, model=model, threads=threads)
+    check_model(model, seed, pretrained=False)
+    run(settings, results=results, model=model, seed=seed, threads=threads)
 
 
 @stage_command("generate")

@@ -23,6 +23,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Kelvin = Annotated[float, Field(ge=50, le=2000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 Objective = Literal["eba", "eba_dpo", "none"]
 Basin = Literal["alpha_r", "beta", "alpha_l"]
@@ -66,10 +67,20 @@ def check_sequence(sequence: str) -> tuple[str, ...]:
 
 
 class RunSettings(Section):
-    """What this run is called and its seed."""
+    """What this run is called and its seeds."""
 
     name: Name = "peptides"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 2026
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
+        default=(2026,),
+        description="of training and sampling; several: every model is trained and sampled once for each",
+    )
+
+    @model_validator(mode="after")
+    def _distinct_seeds(self) -> "RunSettings":
+        twice = sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(f"'seeds' holds {', '.join(map(str, twice))} more than once; give each seed once")
+        return self
 
 
 class CompoundSettings(Section):
@@ -178,7 +189,7 @@ class SimulateSettings(Section):
     source: Literal["bundled", "run"] = Field(
         default="bundled", description="bundled: the data of data/peptides, made by this stage; run: make them again"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+    seed: Seed = Field(
         default=2026, description="of the dynamics alone, so that runs with several seeds learn from the same MD"
     )
     timestep_fs: Annotated[float, Field(gt=0, le=5)] = 4.0
@@ -373,7 +384,7 @@ class EvaluateSettings(Section):
     counted_basin_population: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         default=0.05, description="basins rarer than this in the reference do not count in the free-energy error"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
+    seed: Seed = 7
     likelihood_compounds: Count = Field(
         default=1000, description="compounds of the test part whose likelihood is bounded"
     )

@@ -24,14 +24,16 @@ from ancdiff.provenance import made_by
 from ancdiff.training import LossPart, TrainingPlan, train, work_key
 
 
-def run(settings: StageConfig, *, results: Path, threads: int) -> None:
+def run(settings: StageConfig, *, results: Path, model: str = PRETRAINED, seed: int, threads: int) -> None:
     """Train a denoiser on the frames that the split calls 'train' and write it under ``results/pretrain``.
+
+    Draws from ``seed`` alone.
 
     Raises:
         StageError: no system is for training, or the loss became non-finite.
     """
     if any(system.compounds for system in settings.systems.values()):
-        return _learn_compounds(settings, results=results, threads=threads)
+        return _learn_compounds(settings, results=results, model=model, seed=seed, threads=threads)
     layout = Layout(results)
     device = choose_device()
     # On the CPU each thread takes a part of the batch, not a part of every operation.
@@ -44,30 +46,30 @@ def run(settings: StageConfig, *, results: Path, threads: int) -> None:
     training = [load_conformers(layout, name, split, "train", device) for name in systems]
     validation = [load_conformers(layout, name, split, "validation", device) for name in systems]
 
-    seed = settings.run.seed
     parents = [layout.ensemble("training", name) for name in systems]
     record = made_by("pretrain", settings=settings.as_dict(), seed=seed, parents=parents)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torch's initialisers know no other source
-        model = Denoiser(settings.denoiser, sigma_data_nm=data_spread_nm(training)).to(device)
-    work = results / "pretrain" / ".work" / work_key(record)
+        denoiser = Denoiser(settings.denoiser, sigma_data_nm=data_spread_nm(training)).to(device)
+    folder = layout.model(model).parent
+    work = folder / ".work" / work_key(record)
     ema, metrics = train(
-        model,
-        lambda generator: _loss_parts(training, settings, model.sigma_data_nm, generator, parts),
+        denoiser,
+        lambda generator: _loss_parts(training, settings, denoiser.sigma_data_nm, generator, parts),
         _plan(settings.pretrain),
         generator=torch.Generator(device).manual_seed(seed),
         work=work,
-        title="pretrain",
-        validate=lambda denoiser: _validation_loss(denoiser, validation, settings),
+        title=model,
+        validate=lambda denoiser: _validation_loss(denoiser, validation, settings, seed),
         validate_every_steps=settings.pretrain.validate_every_steps,
     )
-    write_table(results / "pretrain" / "metrics.parquet", metrics)
-    save_denoiser(layout.model(PRETRAINED), ema, record)
+    write_table(folder / "metrics.parquet", metrics)
+    save_denoiser(layout.model(model), ema, record)
     shutil.rmtree(work)
     return None
 
 
-def _learn_compounds(settings: StageConfig, *, results: Path, threads: int) -> None:
+def _learn_compounds(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
     """As `run`, for a set of compounds: positions and atom types, no graph."""
     layout = Layout(results)
     device = choose_device()
@@ -77,33 +79,33 @@ def _learn_compounds(settings: StageConfig, *, results: Path, threads: int) -> N
     sets = {part: read_compounds(path) for part, path in paths.items()}
     training, validation = (compound_denoising.load_data(sets[part], device) for part in paths)
 
-    seed = settings.run.seed
     record = made_by("pretrain", settings=settings.as_dict(), seed=seed, parents=paths.values())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = CompoundDenoiser(
+        denoiser = CompoundDenoiser(
             settings.denoiser,
             sigma_data_nm=compound_denoising.spread_nm(sets["train"]),
             frequencies=compound_denoising.type_frequencies(sets["train"]),
         ).to(device)
-    work = results / "pretrain" / ".work" / work_key(record)
+    folder = layout.model(model).parent
+    work = folder / ".work" / work_key(record)
     ema, metrics = train(
-        model,
+        denoiser,
         lambda generator: compound_denoising.batch_parts(
-            model, training, settings.pretrain, settings.diffusion, generator
+            denoiser, training, settings.pretrain, settings.diffusion, generator
         ),
         _plan(settings.pretrain),
         generator=torch.Generator(device).manual_seed(seed),
         work=work,
-        title="pretrain",
-        validate=lambda denoiser: compound_denoising.validation_loss(
-            denoiser, validation, settings.pretrain, settings.diffusion, seed=seed + 1
+        title=model,
+        validate=lambda averaged: compound_denoising.validation_loss(
+            averaged, validation, settings.pretrain, settings.diffusion, seed=seed + 1
         ),
         validate_every_steps=settings.pretrain.validate_every_steps,
     )
-    write_table(results / "pretrain" / "metrics.parquet", metrics)
+    write_table(folder / "metrics.parquet", metrics)
     sizes = dict(zip(*np.unique(sets["train"].sizes, return_counts=True), strict=True))
-    save_compound_denoiser(layout.model(PRETRAINED), ema, {int(n): int(k) for n, k in sizes.items()}, record)
+    save_compound_denoiser(layout.model(model), ema, {int(n): int(k) for n, k in sizes.items()}, record)
     shutil.rmtree(work)
 
 
@@ -147,9 +149,9 @@ def _plan(settings: PretrainSettings) -> TrainingPlan:
 
 
 @torch.no_grad()
-def _validation_loss(denoiser: Denoiser, validation: Sequence[Conformers], settings: StageConfig) -> float:
+def _validation_loss(denoiser: Denoiser, validation: Sequence[Conformers], settings: StageConfig, seed: int) -> float:
     """Denoising loss on held-out frames, with the same noise each time."""
-    generator = torch.Generator(validation[0].positions_nm.device).manual_seed(settings.run.seed + 1)
+    generator = torch.Generator(validation[0].positions_nm.device).manual_seed(seed + 1)
     blocks = draw_blocks(
         validation,
         64 * len(validation),

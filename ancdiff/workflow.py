@@ -13,21 +13,35 @@ from pathlib import Path
 from typing import Any
 
 from ancdiff.config import Config, SystemSettings, parse_config
-from ancdiff.corridor import MD_ENSEMBLES, PARTS, PRETRAINED, Layout, ancestors, models
+from ancdiff.corridor import (
+    ALIGNED_PATTERN,
+    MD_ENSEMBLES,
+    PARTS,
+    REPLICATE_PATTERN,
+    Layout,
+    ancestors,
+    models,
+    pretrained_models,
+    replicate_model,
+    seed_of,
+    split_model,
+    without_seed,
+)
 from ancdiff.errors import AncdiffError, ConfigError, InputError
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp
 
 # MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
 BUNDLED_MD = PACKAGE_ROOT.parent / "data" / "peptides"
 
-# The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun.
+# The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun. A job
+# that trains or samples gets its one seed beside them, not `run` with all of them: one more seed reruns nothing.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "simulate": ("run", "systems", "forcefield", "simulate"),
-    "dataset": ("run", "systems", "dataset"),
-    "pretrain": ("run", "systems", "denoiser", "diffusion", "pretrain"),
+    "simulate": ("systems", "forcefield", "simulate"),
+    "dataset": ("systems", "dataset"),
+    "pretrain": ("systems", "denoiser", "diffusion", "pretrain"),
     "sample": ("diffusion", "sample"),
     "score": ("forcefield", "score"),
-    "align": ("run", "systems", "forcefield", "diffusion", "align"),
+    "align": ("systems", "forcefield", "diffusion", "align"),
     "generate": ("diffusion", "generate"),
     "evaluate": ("run", "systems", "forcefield", "align", "evaluate", "diffusion", "generate"),
     "report": ("run", "systems", "align", "report", "generate"),
@@ -39,6 +53,9 @@ class Corridor:
 
     Methods that take ``wildcards`` are Snakemake input and parameter functions.
     """
+
+    aligned_pattern = ALIGNED_PATTERN
+    replicate_pattern = REPLICATE_PATTERN
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -74,9 +91,25 @@ class Corridor:
         """Bundled files of an MD data set, where the run copies them."""
         return bundled_files(wildcards.system, wildcards.md) if self.config.simulate.source == "bundled" else []
 
-    def seed(self, wildcards: Any) -> int:
-        """Seed of the samples of one model and system: SHA-256 of the run's seed and both names, below 2³¹."""
-        text = f"{self.config.run.seed}/{wildcards.model}/{wildcards.system}"
+    def pretrained_model(self, wildcards: Any) -> str:
+        """The model of a pretraining job."""
+        return replicate_model(wildcards.replicate)
+
+    def pretrain_seed(self, wildcards: Any) -> int:
+        """Seed of a pretraining job."""
+        return seed_of(self.pretrained_model(wildcards), self.config)
+
+    def align_seed(self, wildcards: Any) -> int:
+        """Seed of an alignment job."""
+        return seed_of(wildcards.model, self.config)
+
+    def sample_seed(self, wildcards: Any) -> int:
+        """Seed of the samples of one model and system: SHA-256 of the model's seed and both names, below 2³¹.
+
+        The name is taken without its seed: a model draws the same samples in a run with one seed and with several.
+        """
+        seed = seed_of(wildcards.model, self.config)
+        text = f"{seed}/{without_seed(wildcards.model)}/{wildcards.system}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
     def md_ensembles(self, system: str) -> list[str]:
@@ -169,7 +202,11 @@ class Corridor:
         return self.evaluate_inputs(wildcards) | {
             "models": [self.layout.model(model).with_suffix(".json") for model in self.models],
             "curves": [folder / "metrics.parquet" for folder in folders],
-            "weights": [folder / "weights.parquet" for folder in folders[1:]],
+            "weights": [
+                self.layout.model(model).parent / "weights.parquet"
+                for model in self.models
+                if split_model(model).round_number
+            ],
         }
 
     def page_files(self) -> list[Path]:
@@ -183,7 +220,7 @@ class CompoundCorridor(Corridor):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.models = [PRETRAINED]
+        self.models = pretrained_models(config)
 
     def dataset_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
         """The archive and the list of what to leave out, unless they are to be downloaded."""

@@ -17,7 +17,7 @@ from ancdiff.evaluate.resampling import Sampling, independent
 from ancdiff.molecules import Ensemble, Molecule
 
 SECTIONS = ("run", "systems", "forcefield", "align", "evaluate")
-COLUMNS = "system ensemble metric residue basin against value low high floor unit n".split()  # noqa: SIM905
+COLUMNS = "system ensemble metric residue basin against value low high floor unit n model seed".split()  # noqa: SIM905
 FREE_ENERGY_GAP_KT = np.sqrt(np.mean(np.log(np.array(TRAINING) / np.array(REFERENCE)) ** 2))
 
 

@@ -21,7 +21,7 @@ from ancdiff.testing import alanine_dipeptide
 SYSTEMS = {"ala": {"sequence": "ACE-ALA-NME"}}
 NETWORK = {"features": 16, "pair_features": 8, "layers": 1}
 TINY = {
-    "run": {"seed": 5},
+    "run": {},
     "systems": SYSTEMS,
     "forcefield": {},
     "denoiser": NETWORK,
@@ -63,7 +63,7 @@ def results(tmp_path: Path) -> Path:
     split = pd.DataFrame({"system": "ala", "md": "training", "frame": np.arange(40), "replica": 0, "half": 0})
     split["split"] = np.where(split["frame"] < 36, "train", "validation")
     write_table(layout.root / "dataset" / "split.parquet", split)
-    pretrain.run(stage_config("run", "systems", "denoiser", "diffusion", "pretrain"), results=layout.root, threads=1)
+    run_pretrain(layout.root)
     draw(layout)
     write_table(layout.energies("training", "ala"), energy_table(40, rng))
     write_table(layout.energies("pretrain", "ala"), energy_table(6, rng))
@@ -83,9 +83,14 @@ def draw(layout: Layout, output: Path | None = None, seed: int = 3) -> Path:
     return output
 
 
-def run_align(results: Path, model: str, **changes: dict) -> None:
-    settings = stage_config("run", "systems", "forcefield", "diffusion", "align", **changes)
-    align.run(settings, results=results, model=model, threads=1)
+def run_pretrain(results: Path, model: str = "pretrain", seed: int = 5) -> None:
+    settings = stage_config("systems", "denoiser", "diffusion", "pretrain")
+    pretrain.run(settings, results=results, model=model, seed=seed, threads=1)
+
+
+def run_align(results: Path, model: str, seed: int = 5, **changes: dict) -> None:
+    settings = stage_config("systems", "forcefield", "diffusion", "align", **changes)
+    align.run(settings, results=results, model=model, seed=seed, threads=1)
 
 
 def test_pretrain_writes_a_model_its_curve_and_what_made_it(results: Path) -> None:
@@ -101,9 +106,31 @@ def test_pretrain_writes_a_model_its_curve_and_what_made_it(results: Path) -> No
 
 def test_two_runs_with_one_seed_give_the_same_model(results: Path, tmp_path: Path) -> None:
     before = (results / "pretrain" / "model.safetensors").read_bytes()
-    settings = stage_config("run", "systems", "denoiser", "diffusion", "pretrain")
-    pretrain.run(settings, results=results, threads=1)
+    run_pretrain(results)
     assert (results / "pretrain" / "model.safetensors").read_bytes() == before
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    return [p.detach().numpy() for p in load_denoiser(path)[0].parameters()]
+
+
+def test_a_model_of_one_of_several_seeds_is_that_of_a_run_with_this_seed(results: Path) -> None:
+    """Nothing but the names differs; another seed gives another model, beside it."""
+    layout = Layout(results)
+    for seed in (5, 6):
+        model = f"pretrain_seed{seed}"
+        run_pretrain(results, model, seed)
+        shutil.copytree(layout.ensemble("pretrain", "ala").parent, layout.ensemble(model, "ala").parent)
+        shutil.copytree(layout.energies("pretrain", "ala").parent, layout.energies(model, "ala").parent)
+        run_align(results, f"eba_round1_seed{seed}", seed)
+        assert load_denoiser(layout.model(model))[1]["made_by"]["seed"] == seed
+    run_align(results, "eba_round1")
+    for model in ("pretrain", "eba_round1"):
+        alone, same, other = (weights_of(layout.model(model + suffix)) for suffix in ("", "_seed5", "_seed6"))
+        assert all(np.array_equal(a, b) for a, b in zip(alone, same, strict=True))
+        assert not all(np.array_equal(a, b) for a, b in zip(alone, other, strict=True))
+    sources = read_table(results / "align" / "eba_round1_seed6" / "weights.parquet")["source"]
+    assert set(sources) == {"training", "pretrain_seed6"}
 
 
 def test_samples_depend_on_the_seed_and_on_nothing_else(results: Path, tmp_path: Path) -> None:
@@ -194,7 +221,7 @@ def test_paper_weighting_runs(results: Path) -> None:
 
 def test_a_section_that_was_not_handed_over_is_an_error(results: Path) -> None:
     with pytest.raises(Exception, match="was not handed the section 'align'"):
-        align.run(stage_config("run", "systems"), results=results, model="eba_round1", threads=1)
+        align.run(stage_config("run", "systems"), results=results, model="eba_round1", seed=5, threads=1)
 
 
 def test_groups_hold_the_asked_share_of_md() -> None:

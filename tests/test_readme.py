@@ -31,6 +31,9 @@ COVERED = {
         "test_workflow.py::test_the_slurm_profile_passes_a_dry_run"
     ),
     "snakemake --workflow-profile workflow/profiles/slurm": "test_workflow.py::test_the_slurm_profile_passes_a_dry_run",
+    "snakemake --cores all --configfile configs/peptides-seeds.yaml": (
+        "test_workflow.py::test_the_run_over_seeds_has_every_model_once_for_each_seed"
+    ),
     "snakemake --cores all --configfile configs/my-trajectories.yaml": (
         "test_workflow.py::test_own_trajectories_are_checked_and_need_no_simulation"
     ),

@@ -26,7 +26,7 @@ import yaml
 from ancdiff import workflow
 from ancdiff.artifacts import read_ensemble
 from ancdiff.config import Config, Section, load_config
-from ancdiff.corridor import PRETRAINED, Layout
+from ancdiff.corridor import PRETRAINED, Layout, models, without_seed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = "tests/tiny.yaml"
@@ -184,6 +184,47 @@ def test_another_round_keeps_what_does_not_depend_on_it(finished: Project, tmp_p
     planned = finished.planned(config=changed(tmp_path, "align", rounds=2))
     assert not {"simulate", "dataset", "pretrain"} & set(planned)
     assert planned["align"] == 2
+
+
+def test_another_seed_reruns_only_what_belongs_to_it(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy_to(tmp_path / "seeds")
+    per_seed = {"pretrain": 1, "sample": 2, "score": 2, "align": 1}
+    last = {"evaluate": 1, "report": 1, "all": 1}
+    # From one seed to two, models get names of their own: they are made anew, the MD and its energies are kept.
+    two = changed(tmp_path, "run", seeds=[1, 2])
+    assert project.planned(config=two) == {rule: 2 * jobs for rule, jobs in per_seed.items()} | last
+    # As if the two had been run: the one seed's files under both seeds' names, and Snakemake's record of them.
+    for model in models(load_config(two)):
+        copy_model(Layout(project.results), without_seed(model), model)
+    project.finish("--touch", config=two)
+    assert project.planned(config=two) == {}
+    for seeds in ([1, 2, 3], [2, 3]):
+        assert project.planned(config=changed(tmp_path, "run", seeds=seeds)) == per_seed | last
+    assert project.planned(config=changed(tmp_path, "run", seeds=[2, 1])) == last
+
+
+def test_the_run_over_seeds_has_every_model_once_for_each_seed(bare: Project) -> None:
+    path = "configs/peptides-seeds.yaml"
+    config = load_config(REPOSITORY / path)
+    seeds, systems = len(config.run.seeds), len(config.systems)
+    aligned = seeds * config.align.rounds * len(config.align.objectives)
+    planned = bare.planned(config=path)
+    assert seeds >= 3
+    assert (planned["pretrain"], planned["align"]) == (seeds, aligned)
+    assert planned["sample"] == (seeds + aligned) * systems
+    assert planned["score"] == planned["sample"] + 2 * systems
+    assert planned["simulate"] == 2 * systems
+    assert config.systems == load_config(REPOSITORY / "config.yaml").systems
+
+
+def copy_model(layout: Layout, source: str, target: str) -> None:
+    """A model with its samples and their energies under another name."""
+    for one, other in (
+        (layout.model(source).parent, layout.model(target).parent),
+        (layout.ensemble(source, "ala").parent, layout.ensemble(target, "ala").parent),
+        (layout.energies(source, "ala").parent, layout.energies(target, "ala").parent),
+    ):
+        shutil.copytree(one, other, ignore=shutil.ignore_patterns("seed*"))
 
 
 def edit(path: Path, change: Callable[[str], str]) -> Callable[[], None]:
@@ -483,8 +524,8 @@ def test_a_systems_change_does_not_simulate_the_others_again() -> None:
 
 def test_seeds_of_samples_differ_and_stay() -> None:
     def seed(run_seed: int, model: str, system: str) -> int:
-        config = Config.model_validate({"run": {"seed": run_seed}, "systems": {"ala": {"sequence": "ACE-ALA-NME"}}})
-        return workflow.Corridor(config).seed(type("Wildcards", (), {"model": model, "system": system}))
+        config = Config.model_validate({"run": {"seeds": (run_seed,)}, "systems": {"ala": {"sequence": "ACE-ALA-NME"}}})
+        return workflow.Corridor(config).sample_seed(type("Wildcards", (), {"model": model, "system": system}))
 
     seeds = [seed(r, m, s) for r in (1, 2) for m in (PRETRAINED, "eba_round1") for s in ("ala", "val")]
     assert len(set(seeds)) == len(seeds)

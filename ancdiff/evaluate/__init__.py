@@ -1,7 +1,8 @@
 """evaluate: every model of every round and every MD data set, against the reference and the training MD.
 
-Writes ``evaluate/metrics.parquet`` (one row per system, ensemble, metric …) and ``evaluate/summary.parquet`` (one row
-per ensemble, averaged over systems), each with a TSV beside it to read.
+Writes ``evaluate/metrics.parquet`` (one row per system, ensemble, metric …), ``evaluate/summary.parquet`` (one row per
+ensemble, averaged over systems) and ``evaluate/seeds.parquet`` (one row per model, system and headline metric, averaged
+over seeds), each with a TSV beside it to read.
 """
 
 from pathlib import Path
@@ -21,6 +22,7 @@ from ancdiff.evaluate.comparison import Measurement, table
 from ancdiff.evaluate.energies import reduced_energies
 from ancdiff.evaluate.measure import Energies, EnsembleData, measure_system
 from ancdiff.evaluate.resampling import Sampling, independent, interval, md_blocks
+from ancdiff.evaluate.seeds import over_seeds
 from ancdiff.molecules import Ensemble
 from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
@@ -36,7 +38,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
         compounds.run(settings, results=results)
         return
     layout = corridor.Layout(results)
-    ensembles = ensemble_names(settings.align)
+    ensembles = ensemble_names(settings)
     kt = thermal_energy_kj_mol(settings.forcefield.temperature_kelvin)
     split_path = layout.root / "dataset" / "split.parquet"
     split = read_table(split_path)
@@ -55,12 +57,28 @@ def run(settings: StageConfig, *, results: Path) -> None:
     record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
     write_json(folder / "metrics.json", record)
     write_table(folder / "summary.parquet", summarise(measurements, ensembles), tsv=True)
-    write_table(folder / "metrics.parquet", table(measurements), tsv=True)
+    write_table(folder / "seeds.parquet", over_seeds(measurements), tsv=True)
+    write_table(folder / "metrics.parquet", with_models(table(measurements), settings), tsv=True)
 
 
-def ensemble_names(align: Any) -> list[str]:
+def ensemble_names(settings: StageConfig) -> list[str]:
     """Every ensemble of a run: the MD data sets, then the models in the order in which they come to be."""
-    return [*corridor.MD_ENSEMBLES, *corridor.models(Config(align=align))]
+    return [*corridor.MD_ENSEMBLES, *corridor.models(_names_config(settings))]
+
+
+def with_models(metrics: pd.DataFrame, settings: StageConfig) -> pd.DataFrame:
+    """The table of metrics with columns ``model`` (the ensemble without its seed) and ``seed`` (none for MD)."""
+    models = {name: name for name in corridor.MD_ENSEMBLES}
+    seeds: dict[str, int] = {}
+    for name in corridor.models(_names_config(settings)):
+        models[name] = corridor.without_seed(name)
+        seeds[name] = corridor.seed_of(name, _names_config(settings))
+    return metrics.assign(model=metrics["ensemble"].map(models), seed=metrics["ensemble"].map(seeds).astype("Int64"))
+
+
+def _names_config(settings: StageConfig) -> Config:
+    """What the names of models follow from."""
+    return Config(run=settings.run, align=settings.align)
 
 
 def summarise(measurements: list[Measurement], ensembles: list[str]) -> pd.DataFrame:

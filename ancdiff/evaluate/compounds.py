@@ -18,8 +18,8 @@ from ancdiff.artifacts import write_json, write_table
 from ancdiff.compound_denoising import load_data
 from ancdiff.compound_files import read_compounds
 from ancdiff.compounds import Compounds
-from ancdiff.config import EvaluateSettings, StageConfig
-from ancdiff.corridor import PARTS, PRETRAINED, Layout
+from ancdiff.config import Config, EvaluateSettings, StageConfig
+from ancdiff.corridor import PARTS, Layout, pretrained_models
 from ancdiff.denoiser.store import choose_device, load_compound_denoiser
 from ancdiff.diffusion.likelihood import smoothed_nll_bound
 from ancdiff.evaluate import molecules
@@ -69,21 +69,22 @@ def run(settings: StageConfig, *, results: Path) -> None:
         molecules.bond_lengths(training),
         molecules.bond_angles(training),
     )
+    models = pretrained_models(Config(run=settings.run))
     sets = {(TEST, 0): paths["test"]} | {
-        (PRETRAINED, n): layout.generated(PRETRAINED, system, n) for n in settings.generate.sets
+        (model, n): layout.generated(model, system, n) for model in models for n in settings.generate.sets
     }
     rows = []
     for (ensemble, evaluations), path in tqdm(sets.items(), desc="evaluate", unit="set"):
         compounds = read_compounds(path)
         rng = np.random.default_rng([settings.evaluate.seed, evaluations])
         measured = measure(compounds, known, settings.evaluate, rng)
-        if ensemble == TEST:
-            test = _chosen(compounds, settings.evaluate.likelihood_compounds, rng)
-            measured.append(likelihood(layout.model(PRETRAINED), test, settings))
+        if evaluations == settings.generate.evaluations:  # a likelihood is the model's, however it is sampled
+            test = _chosen(read_compounds(paths["test"]), settings.evaluate.likelihood_compounds, rng)
+            measured.append(likelihood(layout.model(ensemble), test, settings))
         rows += [_row(system, ensemble, evaluations, len(compounds), m) for m in measured]
     table = pd.DataFrame(rows)
     folder = results / "evaluate"
-    parents = [*paths.values(), layout.model(PRETRAINED), *(path for path in sets.values() if path != paths["test"])]
+    parents = [*paths.values(), *map(layout.model, models), *(path for path in sets.values() if path != paths["test"])]
     record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
     write_json(folder / "metrics.json", record)
     write_table(folder / "summary.parquet", wide(table), tsv=True)

@@ -13,8 +13,8 @@ from ancdiff.artifacts import read_json, read_table, write_text
 from ancdiff.bond_orders import bond_orders, stable_atoms
 from ancdiff.compound_files import read_compounds
 from ancdiff.compounds import SYMBOLS, Compounds
-from ancdiff.config import StageConfig
-from ancdiff.corridor import PRETRAINED, Layout
+from ancdiff.config import Config, StageConfig
+from ancdiff.corridor import Layout, pretrained_models
 from ancdiff.evaluate.compounds import METRICS, TEST
 from ancdiff.evaluate.molecules import bond_lengths
 from ancdiff.provenance import made_by
@@ -41,9 +41,10 @@ def run(settings: StageConfig, *, results: Path) -> None:
     ((system, described),) = settings.systems.items()
     paths = [results / "evaluate" / name for name in ("metrics.parquet", "summary.parquet")]
     summary = read_table(paths[1])
-    generated = read_compounds(layout.generated(PRETRAINED, system, settings.generate.evaluations))
+    model = pretrained_models(Config(run=settings.run))[0]
+    generated = read_compounds(layout.generated(model, system, settings.generate.evaluations))
     training = read_compounds(layout.part("train", system))
-    curve = read_table(results / "pretrain" / "metrics.parquet")
+    curve = read_table(layout.model(model).parent / "metrics.parquet")
     with house_style():
         pictures = [
             *picture("compound_quality", quality_figure(summary)),
@@ -121,14 +122,17 @@ def _cells(row: Any, shown: list[str]) -> dict[str, Any]:
         scale = 100 if METRICS[metric][0] == "" else 1
         small = "" if low != low else f"{scale * low:.4g} – {scale * high:.4g}"
         cells.append({"text": _number(row, metric), "small": small})
-    name = "test part of the data" if row["ensemble"] == TEST else f"{row['evaluations']} evaluations"
+    name = (
+        "test part of the data" if row["ensemble"] == TEST else f"{row['ensemble']}, {row['evaluations']} evaluations"
+    )
     return {"name": name, "compounds": f"{row['compounds']:,}", "cells": cells}
 
 
 def quality_figure(summary: pd.DataFrame) -> Figure:
     """Shares against network evaluations."""
     figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
-    data, models = summary[summary["ensemble"] == TEST], summary[summary["ensemble"] != TEST].sort_values("evaluations")
+    data, models = summary[summary["ensemble"] == TEST], summary[summary["ensemble"] != TEST]
+    models = models[models["ensemble"] == models["ensemble"].iloc[0]].sort_values("evaluations")
     x = models["evaluations"].to_numpy(dtype=float)
     for metric, (label, colour, marker) in _SHARES.items():
         value = models[metric].to_numpy(dtype=float)

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ancdiff.report.style import ELEMENT_COLOURS, house_style
 _FOLDER = Path(__file__).parent
 _SCREEN_DPI, _FILE_DPI = 150, 220
 _WIDE_INCHES = 5.5
+_FIGURES_OF_ALL_SEEDS = ("free_energy_per_round", "pretraining", "alignment")
 _MAP_WORDS = (
     "Each panel is −ln of the density of (φ, ψ), in kT from its deepest point. Dashed lines are the borders of the "
     "basins that are counted. A model has fewer conformers than the MD, so that its rare regions are ragged or empty."
@@ -91,7 +92,20 @@ def draw(run: Run) -> list[Section]:
     """All sections with figures; those that would be empty are left out."""
     with house_style():
         drawn = list(_sections(run))
-    return [section for section in drawn if section.figures]
+    return [_with_seed_words(run, section) for section in drawn if section.figures]
+
+
+def _with_seed_words(run: Run, section: Section) -> Section:
+    """Captions that say which seed a figure shows, in a run with several."""
+    if len(run.seeds) < 2:
+        return section
+    said = f" Shown is seed {run.seeds[0]}, the first of {len(run.seeds)}"
+    thin = "; thin lines are the other seeds."
+    figures = [
+        replace(p, caption=p.caption + said + (thin if p.name in _FIGURES_OF_ALL_SEEDS else "."))
+        for p in section.figures
+    ]
+    return replace(section, figures=figures)
 
 
 def _sections(run: Run) -> Iterator[Section]:
@@ -129,13 +143,16 @@ def render(run: Run, sections: list[Section], *, record: dict[str, Any], version
         lstrip_blocks=True,
     )
     view = conformers.view_data(run)
-    contents = [("short", "In short"), ("run", "What was run"), ("table", "Table"), ("systems", "By system")]
+    seeds = tables.over_seeds(run)
+    contents = [] if seeds is None else [("seeds", "Over seeds")]
+    contents += [("short", "In short"), ("run", "What was run"), ("table", "Table"), ("systems", "By system")]
     contents += [(s.id, s.title) for s in sections]
     contents += [("times", "Times"), ("made", "What made it"), ("rerun", "Run it again"), ("cite", "Cite")]
     return environment.get_template("report.html.j2").render(
         title=run.settings.report.title,
         run_name=run.settings.run.name,
-        seed=run.settings.run.seed,
+        seeds=run.seeds,
+        over_seeds=seeds,
         n_systems=len(run.systems),
         version=version,
         css=own_file("report.css"),

@@ -53,10 +53,10 @@ _RC: dict[Any, Any] = {
 
 
 def look(ensemble: str) -> Look:
-    """The look of an ensemble; all rounds of an objective share theirs."""
+    """The look of an ensemble; all rounds and seeds of an objective share theirs."""
     if ensemble in _LOOKS:
         return _LOOKS[ensemble]
-    return _LOOKS[split_model(ensemble)[0]]
+    return _LOOKS[split_model(ensemble).line]
 
 
 def objective_look(objective: str) -> Look:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED
-from ancdiff.report.collect import Run, is_md, words
+from ancdiff.corridor import MD_ENSEMBLES, MEAN_OVER_SYSTEMS, PRETRAINED, without_seed
+from ancdiff.report.collect import Run, is_md, words, words_with_seed
 from ancdiff.report.style import look
 
 
@@ -92,10 +92,28 @@ def span(low: float, high: float, column: Column) -> str:
 def headline(run: Run) -> dict[str, Any]:
     """One row per ensemble averaged over systems, the floor last."""
     order = ["training", *run.models, "reference"]
-    rows = [_row(name, [_summary_cell(run, name, c) for c in COLUMNS]) for name in order if name in run.summary.index]
+    rows = [
+        _row(name, [_summary_cell(run, name, c) for c in COLUMNS]) | {"name": words_with_seed(name)}
+        for name in order
+        if name in run.summary.index
+    ]
     # All models have as many conformers, so that the pretrained one's floor is theirs too.
     cells = [{"text": number(run.average(PRETRAINED, f"{c.key}_floor"), c), "small": ""} for c in COLUMNS]
     return {"columns": COLUMNS, "rows": [*rows, {"name": "floor", "kind": "floor", "colour": "", "cells": cells}]}
+
+
+def over_seeds(run: Run) -> dict[str, Any] | None:
+    """Mean and interval over seeds of every model: averaged over systems, then of each; None in a run with one seed."""
+    if len(run.seeds) < 2:
+        return None
+    lines = list(dict.fromkeys(without_seed(model) for model in run.models))
+    groups = []
+    for system in (MEAN_OVER_SYSTEMS, *run.pictured_systems):
+        rows = [_row(name, [_seeds_cell(run, name, system, c) for c in COLUMNS]) for name in lines]
+        cells = [{"text": number(run.over(PRETRAINED, system, f"{c.key}_floor"), c), "small": ""} for c in COLUMNS]
+        rows.append({"name": "floor", "kind": "floor", "colour": "", "cells": cells})
+        groups.append({"name": system, "rows": rows})
+    return {"columns": COLUMNS, "mean": groups[0], "groups": groups[1:]}
 
 
 def per_system(run: Run) -> dict[str, Any]:
@@ -128,6 +146,11 @@ def _summary_cell(run: Run, name: str, column: Column) -> dict[str, str]:
     return {"text": number(value, column), "small": span(low, high, column)}
 
 
+def _seeds_cell(run: Run, name: str, system: str, column: Column) -> dict[str, str]:
+    value, low, high = (run.over(name, system, column.key + end) for end in ("", "_low", "_high"))
+    return {"text": number(value, column), "small": span(low, high, column)}
+
+
 def _metric_cell(row: Any, column: Column) -> dict[str, str]:
     if row is None:
         return {"text": "–", "small": ""}
@@ -139,7 +162,7 @@ def systems(run: Run) -> list[dict[str, str]]:
     rows = []
     for name in run.pictured_systems:
         settings = run.settings.systems[name]
-        sizes = {e: run.ensemble(e, name) for e in (*MD_ENSEMBLES, "pretrain")}
+        sizes = {e: run.ensemble(e, name) for e in (*MD_ENSEMBLES, run.pretrained)}
         rows.append(
             {
                 "name": name,
@@ -147,7 +170,7 @@ def systems(run: Run) -> list[dict[str, str]]:
                 "split": "yes" if settings.split == "train" else "no (test)",
                 "training": _frames(sizes["training"], "frames"),
                 "reference": _frames(sizes["reference"], "frames"),
-                "samples": _frames(sizes["pretrain"], "conformers"),
+                "samples": _frames(sizes[run.pretrained], "conformers"),
             }
         )
     return rows

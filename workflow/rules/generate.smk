@@ -1,12 +1,12 @@
 # generate: new compounds from a model of a set of compounds
-#   in   pretrain/model.safetensors, model.json
+#   in   pretrain/…/model.safetensors, model.json
 #   out  generate/<model>/<system>/evaluations_<n>.safetensors  atoms and positions, with n network evaluations each
 #        generate/<model>/<system>/evaluations_<n>.sdf          the same for viewers, with bonds told by distances
 #        generate/<model>/<system>/evaluations_<n>.json         what made them
 
 
 rule generate:
-    """Reverse diffusion of positions and atom types; the seed comes from the run's seed, the model and the system."""
+    """Reverse diffusion of positions and atom types; the seed comes from the model's seed, its name and the system."""
     input:
         model=RUN.model,
         record=RUN.model_record,
@@ -26,7 +26,7 @@ rule generate:
     params:
         settings=RUN.settings("generate"),
         code=RUN.code("generate"),
-        seed=RUN.seed,
+        seed=RUN.sample_seed,
         compounds=RUN.generate_compounds,
     message:
         "generate: {wildcards.system} from {wildcards.model}, {wildcards.evaluations} evaluations"

@@ -10,6 +10,7 @@ rule report:
         unpack(RUN.report_inputs),
         metrics="<results>/evaluate/metrics.parquet",
         summary="<results>/evaluate/summary.parquet",
+        seeds="<results>/evaluate/seeds.parquet",
         template=RUN.page_files(),
     output:
         figures=report(

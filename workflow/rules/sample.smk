@@ -1,11 +1,11 @@
 # sample: conformers of one system from one model
-#   in   pretrain/model.safetensors or align/<model>/model.safetensors; dataset/<system>/topology.pdb
+#   in   pretrain/…/model.safetensors or align/<model>/model.safetensors; dataset/<system>/topology.pdb
 #   out  sample/<model>/<system>/conformers.dcd, topology.pdb  a pair that viewers open
 #        sample/<model>/<system>/conformers.json               what made it
 
 
 rule sample:
-    """Reverse diffusion; the seed comes from the run's seed, the model and the system."""
+    """Reverse diffusion; the seed comes from the model's seed, its name and the system."""
     input:
         model=RUN.model,
         record=RUN.model_record,
@@ -24,7 +24,7 @@ rule sample:
     params:
         settings=RUN.settings("sample"),
         code=RUN.code("sample"),
-        seed=RUN.seed,
+        seed=RUN.sample_seed,
     message:
         "sample: {wildcards.system} from {wildcards.model}"
     shell:
