@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ancdiff.artifacts import write_atomically, write_json, write_text
-from ancdiff.bond_orders import bond_orders
+from ancdiff.bonds import bond_orders
 from ancdiff.compounds import SYMBOLS, Compounds
 from ancdiff.errors import InputError
 from ancdiff.units import ANGSTROM_PER_NM

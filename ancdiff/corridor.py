@@ -16,6 +16,8 @@ MD_ENSEMBLES = ("training", "reference")
 PRETRAINED = "pretrain"
 PARTS = ("train", "validation", "test")
 """Of a set of compounds."""
+TEST_PART = PARTS[2]
+"""The part that stands beside the generated sets in tables."""
 MEAN_OVER_SYSTEMS = "(mean)"
 """Stands for a system's name in tables; no system can be called this."""
 

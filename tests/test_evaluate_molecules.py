@@ -8,7 +8,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from ancdiff.bond_orders import bond_orders, stable_atoms
+from ancdiff.bonds import Values, bond_angles, bond_lengths, bond_orders, stable_atoms
 from ancdiff.compounds import Compounds, compounds_of
 from ancdiff.dataset.qm9 import read_compounds
 from ancdiff.evaluate import molecules
@@ -98,10 +98,10 @@ def test_bonds_and_angles_have_their_kinds() -> None:
     places = [[0, 0, 0], [0.096, 0, 0], [0.096 * math.cos(turn), 0.096 * math.sin(turn), 0]]
     water = (np.array([O, H, H], dtype=np.uint8), np.array(places, dtype=np.float32))
     cyanide = line((H, 0.0), (C, 0.1066), (N, 0.1066 + 0.1153))
-    lengths = molecules.bond_lengths(collected(water, cyanide))
+    lengths = bond_lengths(collected(water, cyanide))
     assert {kind: len(values) for kind, (values, _) in lengths.items()} == {"C#N": 1, "C-H": 1, "O-H": 2}
     assert lengths["C#N"][0][0] == pytest.approx(0.1153, abs=1e-6)
-    angles = molecules.bond_angles(collected(water, cyanide))
+    angles = bond_angles(collected(water, cyanide))
     assert lengths["O-H"][1].tolist() == [0, 0]
     assert lengths["C#N"][1].tolist() == [1]
     assert set(angles) == {"H-O-H", "H-C-N"}
@@ -110,7 +110,7 @@ def test_bonds_and_angles_have_their_kinds() -> None:
 
 
 def test_distance_of_values_by_kind() -> None:
-    def values(**kinds: list[float]) -> molecules.Values:
+    def values(**kinds: list[float]) -> Values:
         return {k: (np.array(v), np.arange(len(v)) % 2) for k, v in kinds.items()}
 
     data = values(cc=[0.15, 0.16], ch=[0.11] * 6, nn=[0.1, 0.2])

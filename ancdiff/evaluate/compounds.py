@@ -15,17 +15,17 @@ import torch
 from tqdm import tqdm
 
 from ancdiff.artifacts import write_json, write_table
+from ancdiff.bonds import Values, bond_angles, bond_lengths
 from ancdiff.compound_denoising import load_data
 from ancdiff.compound_files import read_compounds
 from ancdiff.compounds import Compounds
 from ancdiff.config import Config, EvaluateSettings, StageConfig
-from ancdiff.corridor import PARTS, Layout, pretrained_models
+from ancdiff.corridor import PARTS, TEST_PART, Layout, pretrained_models
 from ancdiff.denoiser.store import choose_device, load_compound_denoiser
 from ancdiff.diffusion.likelihood import smoothed_nll_bound
 from ancdiff.evaluate import molecules
 from ancdiff.provenance import made_by
 
-TEST = "test"
 _DISTANCE_REPEATS = 40  # resamples of a distance of distributions, which costs a sort of all values each time
 _ANGSTROM_PER_NM_LN = math.log(10.0)
 
@@ -66,11 +66,11 @@ def run(settings: StageConfig, *, results: Path) -> None:
     training = read_compounds(paths["train"])
     known = _Known(
         frozenset(s for s in molecules.canonical_smiles(training) if s is not None),
-        molecules.bond_lengths(training),
-        molecules.bond_angles(training),
+        bond_lengths(training),
+        bond_angles(training),
     )
     models = pretrained_models(Config(run=settings.run))
-    sets = {(TEST, 0): paths["test"]} | {
+    sets = {(TEST_PART, 0): paths["test"]} | {
         (model, n): layout.generated(model, system, n) for model in models for n in settings.generate.sets
     }
     rows = []
@@ -86,7 +86,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
     folder = results / "evaluate"
     parents = [*paths.values(), *map(layout.model, models), *(path for path in sets.values() if path != paths["test"])]
     record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
-    write_json(folder / "metrics.json", record)
+    write_json(folder / "metrics.json", record | {"metrics": METRICS})
     write_table(folder / "summary.parquet", wide(table), tsv=True)
     write_table(folder / "metrics.parquet", table, tsv=True)
 
@@ -96,8 +96,8 @@ class _Known:
     """What the training part holds."""
 
     smiles: frozenset[str]
-    bonds: molecules.Values
-    angles: molecules.Values
+    bonds: Values
+    angles: Values
 
 
 def measure(
@@ -119,8 +119,8 @@ def measure(
         _share("novelty", novel[first]),
     ]
     for metric, mine, data in (
-        ("bond_distance_nm", molecules.bond_lengths(compounds), known.bonds),
-        ("angle_distance_deg", molecules.bond_angles(compounds), known.angles),
+        ("bond_distance_nm", bond_lengths(compounds), known.bonds),
+        ("angle_distance_deg", bond_angles(compounds), known.angles),
     ):
         drawn = rng.multinomial(len(compounds), np.full(len(compounds), 1 / len(compounds)), size=_DISTANCE_REPEATS)
         repeats = [molecules.mean_distance(mine, data, weights=w.astype(np.float64)) for w in drawn]

@@ -4,7 +4,7 @@ Each function takes compounds and gives one number or one row for each of them; 
 intervals of them. Bonds are told by distances alone (`ancdiff.bond_orders`), as nothing else is known of a sample.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -13,15 +13,12 @@ from rdkit.Chem import rdForceFieldHelpers
 from rdkit.Geometry import Point3D
 from scipy.stats import wasserstein_distance
 
-from ancdiff.bond_orders import bond_orders, stable_atoms
-from ancdiff.compounds import SYMBOLS, Compounds
+from ancdiff.bonds import Values, bond_orders, stable_atoms
+from ancdiff.compounds import Compounds
 from ancdiff.units import ANGSTROM_PER_NM, KJ_PER_KCAL
 
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 _MAX_MMFF_STEPS = 500
-
-Values = dict[str, tuple[Float[np.ndarray, " _"], Int[np.ndarray, " _"]]]
-"""By kind: values, and the place in the set of the compound that each belongs to."""
 
 
 def stable_atom_counts(compounds: Compounds) -> Int[np.ndarray, " compounds"]:
@@ -74,53 +71,6 @@ def first_of_its_kind(smiles: Iterable[str | None]) -> list[bool]:
     """Whether each is the first with its SMILES; False for those that have none."""
     seen: set[str] = set()
     return [s is not None and not (s in seen or seen.add(s)) for s in smiles]
-
-
-def bond_lengths(compounds: Compounds) -> Values:
-    """Lengths (nm) of all bonds by kind, e.g. ``C-C``, ``C=O``, ``C#N``."""
-    parts = []
-    for block in compounds.blocks():
-        orders = np.triu(bond_orders(block.atomic_numbers, block.positions_nm))
-        compound, i, j = orders.nonzero()
-        a, b = block.atomic_numbers[compound, i].astype(int), block.atomic_numbers[compound, j].astype(int)
-        lengths = np.linalg.norm(block.positions_nm[compound, i] - block.positions_nm[compound, j], axis=-1)
-        kinds = np.minimum(a, b) * 1000 + np.maximum(a, b) * 10 + orders[compound, i, j]
-        parts.append((kinds, lengths, block.members[compound]))
-    return _by_kind(parts, _bond_name)
-
-
-def bond_angles(compounds: Compounds) -> Values:
-    """Angles (degrees) of all pairs of bonds at an atom, by the elements: ``H-C-C`` has carbon in the middle."""
-    parts = []
-    for block in compounds.blocks():
-        bonded = bond_orders(block.atomic_numbers, block.positions_nm) > 0
-        for middle in range(block.atomic_numbers.shape[1]):
-            compound, i, j = np.triu(bonded[:, middle, :, None] & bonded[:, middle, None, :], k=1).nonzero()
-            x, rows = block.positions_nm[compound].astype(np.float64), np.arange(len(compound))
-            u, v = x[rows, i] - x[:, middle], x[rows, j] - x[:, middle]
-            cosine = (u * v).sum(-1) / (np.linalg.norm(u, axis=-1) * np.linalg.norm(v, axis=-1))
-            z = block.atomic_numbers[compound].astype(int)
-            ends = np.sort(np.stack([z[rows, i], z[rows, j]]), axis=0)
-            kinds = ends[0] * 10_000 + z[:, middle] * 100 + ends[1]
-            parts.append((kinds, np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))), block.members[compound]))
-    return _by_kind(parts, _angle_name)
-
-
-def _by_kind(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], name: Callable[[int], str]) -> Values:
-    if not parts:
-        return {}
-    kinds, values, owners = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return {name(int(k)): (values[kinds == k].astype(np.float64), owners[kinds == k]) for k in np.unique(kinds)}
-
-
-def _bond_name(kind: int) -> str:
-    low, high, order = kind // 1000, kind // 10 % 100, kind % 10
-    first, second = (high, low) if low == 1 else (low, high)  # hydrogen last, as chemists write
-    return f"{SYMBOLS[first]}{'-=#'[order - 1]}{SYMBOLS[second]}"
-
-
-def _angle_name(kind: int) -> str:
-    return "-".join(SYMBOLS[number] for number in (kind // 10_000, kind // 100 % 100, kind % 100))
 
 
 def mean_distance(

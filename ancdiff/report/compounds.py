@@ -10,13 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from ancdiff.artifacts import read_json, read_table, write_text
-from ancdiff.bond_orders import bond_orders, stable_atoms
+from ancdiff.bonds import bond_lengths, bond_orders, stable_atoms
 from ancdiff.compound_files import read_compounds
 from ancdiff.compounds import SYMBOLS, Compounds
 from ancdiff.config import Config, StageConfig
-from ancdiff.corridor import Layout, pretrained_models
-from ancdiff.evaluate.compounds import METRICS, TEST
-from ancdiff.evaluate.molecules import bond_lengths
+from ancdiff.corridor import TEST_PART, Layout, pretrained_models
 from ancdiff.provenance import made_by
 from ancdiff.report.page import Picture, own_file, picture, write_png
 from ancdiff.report.style import ELEMENT_COLOURS, house_style
@@ -41,6 +39,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
     ((system, described),) = settings.systems.items()
     paths = [results / "evaluate" / name for name in ("metrics.parquet", "summary.parquet")]
     summary = read_table(paths[1])
+    metrics = read_json(results / "evaluate" / "metrics.json")["metrics"]
     model = pretrained_models(Config(run=settings.run))[0]
     generated = read_compounds(layout.generated(model, system, settings.generate.evaluations))
     training = read_compounds(layout.part("train", system))
@@ -56,13 +55,15 @@ def run(settings: StageConfig, *, results: Path) -> None:
         write_png(results / "report" / "figures" / f"{one.name}.png", one.png)
     record = made_by("report", settings=settings.as_dict(), seed=None, parents=paths)
     checks = read_json(results / "dataset" / "checks.json")["systems"][system]
-    write_text(results / "report.html", _page(settings, described.compounds, summary, checks, pictures, record))
+    write_text(
+        results / "report.html", _page(settings, described.compounds, (metrics, summary), checks, pictures, record)
+    )
 
 
 def _page(
     settings: StageConfig,
     compounds: Any,
-    summary: pd.DataFrame,
+    evaluated: tuple[dict[str, Any], pd.DataFrame],
     checks: dict[str, Any],
     pictures: list[Picture],
     record: dict[str, Any],
@@ -74,7 +75,8 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = [name for name in METRICS if name in summary.columns]
+    metrics, summary = evaluated
+    shown = {name: words for name, words in metrics.items() if name in summary.columns}
     return environment.get_template("compounds.html.j2").render(
         title=settings.report.title,
         run_name=settings.run.name,
@@ -82,7 +84,7 @@ def _page(
         version=record["versions"]["ancdiff"] or "",
         source=compounds.source,
         checks=checks,
-        columns=[{"name": _title(name), "unit": METRICS[name][0], "words": METRICS[name][1]} for name in shown],
+        columns=[{"name": _title(name), "unit": unit, "words": words} for name, (unit, words) in shown.items()],
         rows=[_cells(row, shown) for row in summary.to_dict("records")],
         sentences=sentences(summary),
         pictures=pictures,
@@ -92,8 +94,8 @@ def _page(
 
 def sentences(summary: pd.DataFrame) -> list[str]:
     """What the run found, from its numbers."""
-    main = summary[summary["ensemble"] != TEST].iloc[0]
-    data = summary[summary["ensemble"] == TEST].iloc[0]
+    main = summary[summary["ensemble"] != TEST_PART].iloc[0]
+    data = summary[summary["ensemble"] == TEST_PART].iloc[0]
     out = []
     for metric in ("atom_stability", "molecule_stability", "validity"):
         out.append(
@@ -108,30 +110,30 @@ def _title(metric: str) -> str:
     return words.replace("_", " ").replace("nll", "NLL")
 
 
-def _number(row: Any, metric: str) -> str:
+def _number(row: Any, metric: str, unit: str = "") -> str:
     value = row[metric]
     if value != value:
         return "–"
-    return f"{100 * value:.2f} %" if METRICS[metric][0] == "" else f"{value:.4g}"
+    return f"{100 * value:.2f} %" if unit == "" else f"{value:.4g}"
 
 
-def _cells(row: Any, shown: list[str]) -> dict[str, Any]:
+def _cells(row: Any, shown: dict[str, Any]) -> dict[str, Any]:
     cells = []
-    for metric in shown:
+    for metric, (unit, _) in shown.items():
         low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-        scale = 100 if METRICS[metric][0] == "" else 1
+        scale = 100 if unit == "" else 1
         small = "" if low != low else f"{scale * low:.4g} – {scale * high:.4g}"
-        cells.append({"text": _number(row, metric), "small": small})
-    name = (
-        "test part of the data" if row["ensemble"] == TEST else f"{row['ensemble']}, {row['evaluations']} evaluations"
-    )
+        cells.append({"text": _number(row, metric, unit), "small": small})
+    name = f"{row['ensemble']}, {row['evaluations']} evaluations"
+    if row["ensemble"] == TEST_PART:
+        name = "test part of the data"
     return {"name": name, "compounds": f"{row['compounds']:,}", "cells": cells}
 
 
 def quality_figure(summary: pd.DataFrame) -> Figure:
     """Shares against network evaluations."""
     figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
-    data, models = summary[summary["ensemble"] == TEST], summary[summary["ensemble"] != TEST]
+    data, models = summary[summary["ensemble"] == TEST_PART], summary[summary["ensemble"] != TEST_PART]
     models = models[models["ensemble"] == models["ensemble"].iloc[0]].sort_values("evaluations")
     x = models["evaluations"].to_numpy(dtype=float)
     for metric, (label, colour, marker) in _SHARES.items():
