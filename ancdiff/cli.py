@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ancdiff.config import Config, StageConfig, load_config
-from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, split_model
+from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, generated_sets, split_model
 from ancdiff.errors import AncdiffError, ConfigError
 from ancdiff.workflow import SECTIONS, check_systems, corridor_of
 
@@ -295,7 +295,7 @@ def check(config: Path) -> None:
         click.echo(f"  {name:12s} {system.split:5s} {origin}")
     click.echo(f"models   {', '.join(corridor.models)}")
     if any(system.compounds for system in resolved.systems.values()):
-        sets = ", ".join(f"{count} with {n} evaluations" for n, count in resolved.generate.sets.items())
+        sets = ", ".join(f"{count} with {n} evaluations" for n, count in generated_sets(resolved.generate).items())
         click.echo(f"new      compounds from each model: {sets} ({resolved.generate.solver})")
         return
     conformers = resolved.sample.conformers

@@ -3,6 +3,9 @@
 A section is named after its stage (``simulate``, ``score`` …) or after the thing that several stages share
 (``forcefield``, ``denoiser``, ``diffusion``). The workflow hands each stage the sections it reads, as one JSON
 string (`Config.sections`), so that a change reruns exactly the stages that read it.
+
+A settings class holds values and checks them; it has no other methods. Code stamps leave this module out (see
+`ancdiff.provenance`), so that behaviour put here would change without a rerun.
 """
 
 import difflib
@@ -15,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ancdiff.errors import ConfigError
+from ancdiff.sequences import check_sequence
 from ancdiff.units import FEMTOSECONDS_PER_PS
 
 Positive = Annotated[float, Field(gt=0)]
@@ -33,37 +37,6 @@ class Section(BaseModel):
     """A frozen part of the configuration; a key that it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-AMINO_ACIDS: tuple[str, ...] = (
-    *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE"),
-    *("LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL"),
-)
-
-
-def check_sequence(sequence: str) -> tuple[str, ...]:
-    """Residue names of a capped peptide, ``ACE-…-NME``; imports nothing heavy, so that it runs before the first job.
-
-    Raises:
-        ValueError: the sequence cannot be built; says which residue, where, and what to type.
-    """
-    names = tuple(sequence.split("-"))
-    example = "write three-letter names between the caps, e.g. ACE-ALA-NME"
-    for place, name in enumerate(names, start=1):
-        at = f"residue {place} of '{sequence}'"
-        if name in ("ACE", "NME"):
-            wanted, end = (1, "start") if name == "ACE" else (len(names), "end")
-            if place != wanted:
-                raise ValueError(f"{at}: the cap {name} belongs at the {end}; {example}")
-        elif name not in AMINO_ACIDS:
-            near = difflib.get_close_matches(name.upper(), AMINO_ACIDS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(AMINO_ACIDS)}"
-            raise ValueError(f"{at}: '{name}' is not a standard amino acid; {hint}; {example}")
-    if names[0] != "ACE" or names[-1] != "NME":
-        raise ValueError(f"'{sequence}' has a free end; type ACE-…-NME: charged termini cannot be built; {example}")
-    if len(names) < 3:
-        raise ValueError(f"'{sequence}' has no amino acid between its caps; {example}")
-    return names
 
 
 class RunSettings(Section):
@@ -98,11 +71,6 @@ class CompoundSettings(Section):
     )
     split_seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="0: the split of EDM")
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Files that it is read from."""
-        return (self.source,) if self.excluded is None else (self.source, self.excluded)
-
 
 class SystemSettings(Section):
     """One molecule: a peptide sequence that `simulate` builds, or the user's own topology and trajectories."""
@@ -125,7 +93,9 @@ class SystemSettings(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> "SystemSettings":
         if self.compounds is not None:
-            self._only_compounds()
+            given = {name for name, value in self.model_dump(exclude_defaults=True).items() if value} - {"compounds"}
+            if given:
+                raise ValueError(f"'compounds' stands alone: a set of compounds has no {', '.join(sorted(given))}")
             return self
         if (self.sequence is None) == (self.topology is None):
             raise ValueError("give either 'sequence' (built and simulated) or 'topology' with 'training' (own MD)")
@@ -138,16 +108,6 @@ class SystemSettings(Section):
         if self.training_basins and not sum(self.training_basins.values()) > 0:
             raise ValueError("'training_basins' are shares: at least one must be above 0")
         return self
-
-    def _only_compounds(self) -> None:
-        fields = type(self).model_fields
-        others = [
-            name
-            for name in fields
-            if name != "compounds" and getattr(self, name) != fields[name].get_default(call_default_factory=True)
-        ]
-        if others:
-            raise ValueError(f"'compounds' stands alone: a set of compounds has no {', '.join(others)}")
 
 
 class ForcefieldSettings(Section):
@@ -289,13 +249,6 @@ class GenerateSettings(Section):
     rho: Positive = 7.0
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
-
-    @property
-    def sets(self) -> dict[int, int]:
-        """Network evaluations of each set of compounds, and how many it has; the main one first."""
-        return {self.evaluations: self.compounds} | {
-            n: self.compared_compounds for n in self.compared_evaluations if n != self.evaluations
-        }
 
 
 class ScoreSettings(Section):

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ancdiff.config import Config
+from ancdiff.config import CompoundSettings, Config, GenerateSettings
 
 MD_ENSEMBLES = ("training", "reference")
 PRETRAINED = "pretrain"
@@ -89,6 +89,17 @@ def models(config: Config) -> list[str]:
 def pretrained_models(config: Config) -> list[str]:
     """The models before any alignment, one for each seed."""
     return [model for model in models(config) if split_model(model).round_number == 0]
+
+
+def compound_sources(settings: CompoundSettings) -> tuple[str, ...]:
+    """Files that a set of compounds is read from."""
+    return (settings.source,) if settings.excluded is None else (settings.source, settings.excluded)
+
+
+def generated_sets(settings: GenerateSettings) -> dict[int, int]:
+    """Network evaluations of each set of compounds, and how many it has; the main one first."""
+    compared = {n: settings.compared_compounds for n in settings.compared_evaluations if n != settings.evaluations}
+    return {settings.evaluations: settings.compounds} | compared
 
 
 def named_seeds(config: Config) -> tuple[int | None, ...]:

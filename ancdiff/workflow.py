@@ -20,6 +20,8 @@ from ancdiff.corridor import (
     REPLICATE_PATTERN,
     Layout,
     ancestors,
+    compound_sources,
+    generated_sets,
     models,
     pretrained_models,
     replicate_model,
@@ -209,11 +211,6 @@ class Corridor:
             ],
         }
 
-    def page_files(self) -> list[Path]:
-        """Template, styles and scripts of the report: code that no code stamp sees."""
-        folder = Path(os.path.relpath(PACKAGE_ROOT / "report"))
-        return sorted(path for path in folder.iterdir() if path.suffix in (".j2", ".css", ".js"))
-
 
 class CompoundCorridor(Corridor):
     """The way of a set of compounds: dataset, pretrain, generate, evaluate, report."""
@@ -225,7 +222,7 @@ class CompoundCorridor(Corridor):
     def dataset_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
         """The archive and the list of what to leave out, unless they are to be downloaded."""
         settings = [system.compounds for system in self.config.systems.values() if system.compounds]
-        return {"own": [Path(path) for one in settings if not one.download for path in one.files]}
+        return {"own": [Path(path) for one in settings if not one.download for path in compound_sources(one)]}
 
     def dataset_trajectories(self) -> list[Path]:
         """The three parts of the set."""
@@ -241,7 +238,7 @@ class CompoundCorridor(Corridor):
 
     def generate_compounds(self, wildcards: Any) -> int:
         """How many compounds are generated with so many network evaluations."""
-        return self.config.generate.sets[int(wildcards.evaluations)]
+        return generated_sets(self.config.generate)[int(wildcards.evaluations)]
 
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
         """Every generated set, the parts, and the models, for their likelihoods."""
@@ -249,7 +246,7 @@ class CompoundCorridor(Corridor):
             self.layout.generated(model, name, evaluations)
             for model in self.models
             for name in self.systems
-            for evaluations in self.config.generate.sets
+            for evaluations in generated_sets(self.config.generate)
         ]
         models = [self.layout.model(model) for model in self.models]
         return {"generated": generated, "parts": self.dataset_trajectories(), "models": models}
@@ -275,7 +272,7 @@ def bundled_files(system: str, md: str) -> list[Path]:
 def own_files(system: SystemSettings) -> list[Path]:
     """Files of a system that the user hands in."""
     if system.compounds is not None:
-        return [] if system.compounds.download else [Path(path) for path in system.compounds.files]
+        return [] if system.compounds.download else [Path(path) for path in compound_sources(system.compounds)]
     topology = () if system.topology is None else (system.topology,)
     return [Path(path) for path in (*topology, *system.training, *system.reference)]
 

@@ -17,7 +17,7 @@ from ancdiff.artifacts import read_json, read_table
 from ancdiff.compound_files import read_compounds, sdf_record, write_compounds
 from ancdiff.compounds import Compounds, compounds_of
 from ancdiff.config import DenoiserSettings, DiffusionSettings, GenerateSettings, PretrainSettings, parse_config
-from ancdiff.corridor import PRETRAINED, Layout
+from ancdiff.corridor import PRETRAINED, Layout, generated_sets
 from ancdiff.dataset.archives import read_archive
 from ancdiff.denoiser.compounds import CHANNELS, CompoundDenoiser
 from ancdiff.denoiser.store import load_compound_denoiser, load_denoiser
@@ -314,7 +314,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     dataset.run(settings("dataset"), results=layout.root)
     pretrain.run(settings("pretrain"), results=layout.root, seed=1, threads=1)
-    for evaluations, compounds in config.generate.sets.items():
+    for evaluations, compounds in generated_sets(config.generate).items():
         generate.run(
             settings("generate", generate={"evaluations": evaluations, "compounds": compounds}),
             model=layout.model(PRETRAINED),

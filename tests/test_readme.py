@@ -26,7 +26,7 @@ COVERED = {
     "make bench": "test_readme.py::test_make_knows_the_target",
     "pip install -e .": "test_readme.py::test_an_editable_install_would_take_every_module",
     "snakemake --cores 8": "test_workflow.py::test_a_run_ends_with_its_report_and_leaves_no_hidden_work",
-    "snakemake --cores 8 --sdm conda": "test_workflow.py::test_every_rule_has_the_conda_environment",
+    "snakemake --cores 8 --sdm conda": "test_workflow.py::test_conda_passes_a_dry_run",
     "snakemake --workflow-profile workflow/profiles/slurm -n": (
         "test_workflow.py::test_the_slurm_profile_passes_a_dry_run"
     ),

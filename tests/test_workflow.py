@@ -23,6 +23,8 @@ import numpy as np
 import pytest
 import yaml
 from made_compounds import write_archive
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from ancdiff import workflow
 from ancdiff.artifacts import read_ensemble
@@ -481,14 +483,56 @@ def test_every_rule_has_time_memory_and_cpus_on_slurm() -> None:
     }
 
 
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+def conda_packages() -> dict[str, str]:
+    """Packages of the conda environment with their versions."""
+    environment = yaml.safe_load((REPOSITORY / "envs" / "ancdiff.yaml").read_text())
+    return dict(entry.split("=") for entry in environment["dependencies"])
+
+
+def test_the_conda_environment_has_the_versions_of_the_lock() -> None:
+    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if "==" in line and not line.startswith(("#", " ")))
+    conda = conda_packages()
+    python = conda.pop("python")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert Version(python) in SpecifierSet(project["requires-python"])
+    for name, version in conda.items():
+        pip_name = next((pip for pip, other in CONDA_NAMES.items() if other == name), name)
+        # A conda version has no .post: "=1.11.1" matches 1.11.1 and what was repaired in its packaging.
+        assert Version(locked[pip_name]).base_version == version, name
+
+
+STAND_IN_FOR_CONDA = """#!/bin/sh
+case "$*" in
+    "info --json") echo '{"conda_prefix": "/nowhere", "platform": "linux-64"}' ;;
+    "--version") echo "conda 25.1.0" ;;
+    "config --get channel_priority --json") echo '{"get": {"channel_priority": "strict"}}' ;;
+    *) echo "not expected in a dry run: conda $*" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_conda_passes_a_dry_run(bare: Project, tmp_path: Path) -> None:
+    """With a stand-in that answers what Snakemake asks before it makes an environment."""
+    conda = tmp_path / "conda"
+    conda.write_text(STAND_IN_FOR_CONDA)
+    conda.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        ran = bare.snakemake("--dry-run", "--sdm", "conda")
+    assert ran.returncode == 0, ran.stdout
+    assert ran.stdout.count("envs/ancdiff.yaml will be created") == 1  # one for all rules
+
+
 def test_every_rule_has_the_conda_environment() -> None:
     """The environment has every direct dependency of the package, under conda's names."""
-    environment = yaml.safe_load((REPOSITORY / "envs" / "ancdiff.yaml").read_text())
-    packages = {re.split(r"[=<>]", entry)[0] for entry in environment["dependencies"]}
+    packages = conda_packages()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = {re.split(r"[=<>\[]", entry)[0] for entry in project["dependencies"]} - {"snakemake"}
-    conda_names = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
-    assert packages == {conda_names.get(name, name) for name in wanted} | {"python"}
+    assert packages.keys() == {CONDA_NAMES.get(name, name) for name in wanted} | {"python"}
     for stage in workflow.SECTIONS:
         assert '"../../envs/ancdiff.yaml"' in (REPOSITORY / "workflow" / "rules" / f"{stage}.smk").read_text()
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ancdiff.artifacts import write_json, write_table
 from ancdiff.compound_files import write_compounds
 from ancdiff.config import CompoundSettings, StageConfig
-from ancdiff.corridor import PARTS, Layout
+from ancdiff.corridor import PARTS, Layout, compound_sources
 from ancdiff.dataset.download import download
 from ancdiff.dataset.qm9 import GEOMETRIES, UNCHARACTERIZED, ReadCompounds, read_compounds, read_excluded, split_parts
 from ancdiff.provenance import made_by
@@ -35,7 +35,10 @@ def run(settings: StageConfig, *, results: Path) -> None:
     excluded = frozenset() if listed is None else read_excluded(listed)
     read = read_compounds(source, excluded=excluded)
     record = made_by(
-        "dataset", settings=settings.as_dict(), seed=compounds.split_seed, parents=map(Path, compounds.files)
+        "dataset",
+        settings=settings.as_dict(),
+        seed=compounds.split_seed,
+        parents=map(Path, compound_sources(compounds)),
     )
     write_json(results / "dataset" / "checks.json", checks_record(name, read) | {"made_by": record})
     parts = split_parts(len(read.compounds), compounds.shares, compounds.split_seed)

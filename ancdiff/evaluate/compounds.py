@@ -20,7 +20,7 @@ from ancdiff.compound_denoising import load_data
 from ancdiff.compound_files import read_compounds
 from ancdiff.compounds import Compounds
 from ancdiff.config import Config, EvaluateSettings, StageConfig
-from ancdiff.corridor import PARTS, TEST_PART, Layout, pretrained_models
+from ancdiff.corridor import PARTS, TEST_PART, Layout, generated_sets, pretrained_models
 from ancdiff.denoiser.store import choose_device, load_compound_denoiser
 from ancdiff.diffusion.likelihood import smoothed_nll_bound
 from ancdiff.evaluate import molecules
@@ -71,7 +71,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
     )
     models = pretrained_models(Config(run=settings.run))
     sets = {(TEST_PART, 0): paths["test"]} | {
-        (model, n): layout.generated(model, system, n) for model in models for n in settings.generate.sets
+        (model, n): layout.generated(model, system, n) for model in models for n in generated_sets(settings.generate)
     }
     rows = []
     for (ensemble, evaluations), path in tqdm(sets.items(), desc="evaluate", unit="set"):

@@ -11,7 +11,6 @@ rule report:
         metrics="<results>/evaluate/metrics.parquet",
         summary="<results>/evaluate/summary.parquet",
         seeds="<results>/evaluate/seeds.parquet",
-        template=RUN.page_files(),
     output:
         figures=report(
             directory("<results>/report/figures"),
