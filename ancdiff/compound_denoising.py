@@ -73,28 +73,33 @@ def batch_parts(
     settings: PretrainSettings,
     diffusion: DiffusionSettings,
     generator: torch.Generator,
+    *,
+    parts: int = 1,
 ) -> list[LossPart[CompoundDenoiser]]:
     """The loss of a batch of compounds, in ``settings.blocks`` dense blocks of one size each; nothing is padded.
 
-    Sizes are drawn as the data have them, one from each of as many strata. Draws from ``generator``.
+    The blocks are shared out to ``parts`` (threads) by their pairs of atoms. Sizes are drawn as the data have them, one
+    from each of as many strata. Draws from ``generator``.
     """
     cumulative, blocks = data.counts.cumsum(0).to(torch.float32), settings.blocks
     share = max(1, settings.batch_size // blocks)
     drawn = (torch.arange(blocks) + torch.rand(blocks, generator=generator, device=generator.device).cpu()) / blocks
-    parts = []
+    noised = []
     for place in torch.searchsorted(cumulative, drawn * cumulative[-1], right=True).tolist():
         block = data.blocks[min(place, len(data.blocks) - 1)]
         index = torch.randint(len(block.types), (share,), generator=generator, device=generator.device)
         chosen = SizeBlock(block.positions_nm[index], block.types[index])
-        noised = noisy_block(denoiser, chosen, diffusion, generator)
-        parts.append(partial(_part_loss, noised=noised, type_weight=settings.type_weight, blocks=blocks))
-    return parts
+        noised.append(noisy_block(denoiser, chosen, diffusion, generator))
+    dealt: list[list[NoisyBlock]] = [[] for _ in range(min(parts, blocks))]
+    for block in reversed(noised):  # largest first, each to the part with the least work
+        min(dealt, key=lambda mine: sum(b.types.shape[1] ** 2 for b in mine)).append(block)
+    return [partial(_part_loss, noised=mine, type_weight=settings.type_weight, blocks=blocks) for mine in dealt]
 
 
 def _part_loss(
-    denoiser: CompoundDenoiser, *, noised: "NoisyBlock", type_weight: float, blocks: int
+    denoiser: CompoundDenoiser, *, noised: "list[NoisyBlock]", type_weight: float, blocks: int
 ) -> tuple[Tensor, dict[str, float]]:
-    positions, types = block_loss(denoiser, noised)
+    positions, types = torch.stack([block_loss(denoiser, block) for block in noised]).sum(dim=0)
     return (positions + type_weight * types) / blocks, {}
 
 
@@ -111,8 +116,8 @@ def validation_loss(
     """Loss on held-out compounds, with the same compounds and noise each time."""
     generator = torch.Generator(data.blocks[0].types.device).manual_seed(seed)
     fixed = settings.model_copy(update={"batch_size": compounds, "blocks": 16})
-    parts = batch_parts(denoiser, data, fixed, diffusion, generator)
-    return float(torch.stack([part(denoiser)[0] for part in parts]).sum())
+    (whole,) = batch_parts(denoiser, data, fixed, diffusion, generator)
+    return float(whole(denoiser)[0])
 
 
 @dataclass(frozen=True, eq=False)

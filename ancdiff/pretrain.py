@@ -73,7 +73,8 @@ def _learn_compounds(settings: StageConfig, *, results: Path, model: str, seed: 
     """As `run`, for a set of compounds: positions and atom types, no graph."""
     layout = Layout(results)
     device = choose_device()
-    torch.set_num_threads(1 if settings.pretrain.blocks > 1 else threads)  # blocks are worked out side by side
+    torch.set_num_threads(1)
+    parts = threads if device.type == "cpu" else 1
     (system,) = settings.systems
     paths = {part: layout.part(part, system) for part in ("train", "validation")}
     sets = {part: read_compounds(path) for part, path in paths.items()}
@@ -92,7 +93,7 @@ def _learn_compounds(settings: StageConfig, *, results: Path, model: str, seed: 
     ema, metrics = train(
         denoiser,
         lambda generator: compound_denoising.batch_parts(
-            denoiser, training, settings.pretrain, settings.diffusion, generator
+            denoiser, training, settings.pretrain, settings.diffusion, generator, parts=parts
         ),
         _plan(settings.pretrain),
         generator=torch.Generator(device).manual_seed(seed),

@@ -71,7 +71,9 @@ def training(settings: DenoiserSettings, *, batch: int, atoms: int, seconds: flo
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def step() -> None:
-            parts = batch_parts(denoiser, data, plan, DiffusionSettings(superpose=False), generator)
+            parts = batch_parts(
+                denoiser, data, plan, DiffusionSettings(superpose=False), generator, parts=os.cpu_count() or 1
+            )
             gradients(denoiser, parameters, parts, pool)
             optimizer.step()
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from made_compounds import SMILES, write_archive
 from rdkit import Chem
 from scipy.spatial.transform import Rotation
 
 from ancdiff import compound_denoising, generate, workflow
 from ancdiff.artifacts import read_json, read_table
+from ancdiff.cli import commands
 from ancdiff.compound_files import read_compounds, sdf_record, write_compounds
 from ancdiff.compounds import Compounds, compounds_of
 from ancdiff.config import DenoiserSettings, DiffusionSettings, GenerateSettings, PretrainSettings, parse_config
@@ -162,8 +164,9 @@ def test_the_loss_of_a_perfect_denoiser_is_zero_and_blocks_follow_the_data() -> 
     settings = PretrainSettings(batch_size=8, blocks=4)
     shares = {3: 0, 4: 0, 5: 0}
     for _ in range(50):
-        for part in compound_denoising.batch_parts(denoiser, data, settings, diffusion, generator):
-            noised = part.keywords["noised"]  # type: ignore[attr-defined]
+        parts = compound_denoising.batch_parts(denoiser, data, settings, diffusion, generator, parts=2)
+        assert len(parts) == 2
+        for noised in (block for part in parts for block in part.keywords["noised"]):  # type: ignore[attr-defined]
             assert len(noised.types) == 2  # a dense block, nothing padded
             shares[noised.types.shape[1]] += 1
     assert shares == {3: 100, 4: 50, 5: 50}  # stratified: just as the data have them
@@ -287,6 +290,39 @@ def test_the_way_of_compounds_leads_past_simulation_and_scores(tmp_path: Path) -
     )
     workflow.check_systems(downloaded)  # what is fetched need not be there
     assert workflow.corridor_of(downloaded).dataset_inputs(None) == {"own": []}
+
+
+def test_what_is_not_there_is_fetched_from_the_published_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ancdiff.config import StageConfig
+    from ancdiff.dataset import compounds, qm9
+
+    asked = []
+
+    def fetch(file: object, path: Path) -> None:
+        asked.append((file, path.name))
+        write_archive(tmp_path)
+
+    monkeypatch.setattr(compounds, "download", fetch)
+    source = {"source": str(tmp_path / "compounds.tar.bz2"), "excluded": str(tmp_path / "excluded.txt")}
+    systems = {"small": {"compounds": source | {"download": True, "shares": [8, 2, 2]}}}
+    compounds.run(StageConfig({"systems": systems, "dataset": {}}), results=tmp_path / "results")
+    assert asked == [(qm9.GEOMETRIES, "compounds.tar.bz2"), (qm9.UNCHARACTERIZED, "excluded.txt")]
+    assert [f.url.rsplit("/", 1)[-1] for f, _ in asked] == ["3195389", "3195404"]  # type: ignore[attr-defined]
+    assert len(read_compounds(tmp_path / "results" / "dataset" / "small" / "train.safetensors")) == 8
+
+
+def test_check_says_what_a_run_of_compounds_amounts_to(tmp_path: Path) -> None:
+    write_archive(tmp_path)
+    text = (REPOSITORY / "tests" / "tiny-compounds.yaml").read_text()
+    for name in ("compounds.tar.bz2", "excluded.txt"):
+        text = text.replace(name, str(tmp_path / name))
+    (tmp_path / "run.yaml").write_text(text)
+    shown = CliRunner().invoke(commands, ["check", "--config", str(tmp_path / "run.yaml")])
+    assert shown.exit_code == 0, shown.output
+    assert "compounds of " in shown.output
+    assert "8 with 10 evaluations, 4 with 5 evaluations (heun)" in shown.output
 
 
 # ---------------------------------------------------------------------------------------------- all stages
