@@ -4,6 +4,7 @@ Each function takes compounds and gives one number or one row for each of them; 
 intervals of them. Bonds are told by distances alone (`ancdiff.bond_orders`), as nothing else is known of a sample.
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -109,15 +110,16 @@ def mmff_strain_kj_mol(
     molecule = rdkit_molecule(atomic_numbers, positions_nm)
     with rdBase.BlockLogs():
         if Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SanitizeFlags.SANITIZE_NONE:
-            return float("nan"), "invalid"
+            return math.nan, "invalid"
     properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(molecule)
     if properties is None:
-        return float("nan"), "no parameters"
+        return math.nan, "no parameters"
     field = rdForceFieldHelpers.MMFFGetMoleculeForceField(molecule, properties)
     if field is None:
-        return float("nan"), "no parameters"
+        return math.nan, "no parameters"
     before = field.CalcEnergy()
     for _ in range(4):
         if field.Minimize(maxIts=_MAX_MMFF_STEPS) == 0:
-            return (before - field.CalcEnergy()) * KJ_PER_KCAL, "ok"
-    return float("nan"), "not converged"
+            strain = (before - field.CalcEnergy()) * KJ_PER_KCAL
+            return (strain, "ok") if math.isfinite(strain) else (math.nan, "not converged")
+    return math.nan, "not converged"
