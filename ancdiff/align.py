@@ -27,10 +27,10 @@ from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
 from ancdiff.denoising import Block, Conformers, denoising_blocks_loss, draw_blocks, load_conformers, shares
 from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.energy import likelihood_energy, noised, paper_energy, shared_noise
+from ancdiff.diffusion.energy import likelihood_energy, likelihood_terms, noised, paper_terms, shared_noise
 from ancdiff.diffusion.noise import centre, centred_noise, lognormal_sigma
 from ancdiff.errors import StageError
-from ancdiff.objectives import eba_dpo_loss, eba_loss, group_effective_size
+from ancdiff.objectives import OBJECTIVES, GroupEnergies, difference_error, group_effective_size
 from ancdiff.provenance import made_by
 from ancdiff.training import TrainingPlan, train, work_key
 from ancdiff.weights import logmeanexp, pooled_weights, tempered_step
@@ -183,6 +183,7 @@ def pool_energies(
         sigma_min_nm=low,
         sigma_max_nm=high,
         generator=generator,
+        antithetic=settings.align.antithetic,
     )
     chunks = tqdm(positions_nm.split(_CHUNK), desc="model energies", unit="chunk", mininterval=2.0)
     with torch.no_grad():
@@ -224,7 +225,7 @@ def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool
         graph=conformers.graph,
         training_nm=conformers.positions_nm,
         positions_nm=centre(torch.as_tensor(_positions(layout, conformers.system, table))).to(device),
-        log_weight=torch.tensor(table["log_weight"].to_numpy(), dtype=torch.float32, device=device),
+        log_weight=torch.tensor(table["log_weight"].to_numpy(), dtype=torch.float64, device=device),
         anchor_weight=torch.tensor(anchor, dtype=torch.float32, device=device),
         from_md=torch.tensor(np.flatnonzero(md), device=device),
         from_models=torch.tensor(np.flatnonzero(~md), device=device),
@@ -232,13 +233,14 @@ def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool
 
 
 def _draw_group(pool: Pool, align: AlignSettings, generator: torch.Generator) -> Int[Tensor, " conformers"]:
-    """K conformers of a pool, a share of them from MD. Draws from ``generator``."""
+    """K conformers of a pool in random order, a share of them from MD. Draws from ``generator``."""
     n_md = round(align.data_fraction * align.group_size)
     parts = []
     for source, n in ((pool.from_md, n_md), (pool.from_models, align.group_size - n_md)):
         drawn = torch.randint(len(source), (n,), generator=generator, device=generator.device)
         parts.append(source[drawn])
-    return torch.cat(parts)
+    # The order says which are pairs (`objectives.diffusion_dpo_loss`): MD with MD and with samples alike.
+    return torch.cat(parts)[torch.randperm(align.group_size, generator=generator, device=generator.device)]
 
 
 def _alignment_loss(
@@ -253,21 +255,23 @@ def _alignment_loss(
 ) -> tuple[Tensor, Mapping[str, float]]:
     """The objective's mean over groups of randomly drawn systems, and the anchor, each with its weight."""
     chosen = torch.randperm(len(pools), generator=generator, device=generator.device)
-    losses, ess, spread = [], [], []
+    objective_of = OBJECTIVES[objective]
+    losses, ess, spread, error = [], [], [], []
     for number in range(align.groups_per_step):
         pool = pools[int(chosen[number % len(pools)])]
         index = _draw_group(pool, align, generator)
-        x, log_w = pool.positions_nm[index], pool.log_weight[index]
-        energy_of = _model_energy(x, align, diffusion, denoiser.sigma_data_nm, generator)
-        energy = energy_of(denoiser.on(pool.graph))
-        if objective == "eba":
-            losses.append(eba_loss(log_w, energy, alpha=align.alpha))
-        else:
+        x = pool.positions_nm[index]
+        # Relative to the group's best in double precision: what is far above it keeps its differences.
+        log_w = (pool.log_weight[index] - pool.log_weight[index].max()).float()
+        terms_of = _model_terms(x, align, diffusion, denoiser.sigma_data_nm, generator)
+        terms, reference_terms = terms_of(denoiser.on(pool.graph)), None
+        if objective_of.needs_reference:
             with torch.no_grad():
-                reference_energy = energy_of(reference.on(pool.graph))
-            losses.append(eba_dpo_loss(log_w, energy, reference_energy, alpha=align.alpha))
+                reference_terms = terms_of(reference.on(pool.graph))
+        losses.append(objective_of.loss(GroupEnergies(log_w, terms, reference_terms), align.alpha))
         ess.append(group_effective_size(log_w))
-        spread.append(float(energy.detach().std()))
+        spread.append(float(terms.detach().mean(dim=1).std()))
+        error.append(difference_error(terms))
     loss = align.objective_weight * torch.stack(losses).mean()
     if align.anchor > 0:
         numbers = shares([pool.graph for pool in pools], align.anchor_batch_size)
@@ -276,7 +280,11 @@ def _alignment_loss(
             for pool, n in zip(pools, numbers, strict=True)
         ]
         loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks)
-    return loss, {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
+    return loss, {
+        "ess": float(np.mean(ess)),
+        "model_energy_spread": float(np.mean(spread)),
+        "model_energy_error": float(np.mean(error)),
+    }
 
 
 def _anchor_block(
@@ -308,19 +316,26 @@ def _anchor_block(
     return pool.graph, noised(clean, sigma, noise, superpose=diffusion.superpose)
 
 
-def _model_energy(
+def _model_terms(
     x: Float[Tensor, "conformers atoms 3"],
     align: AlignSettings,
     diffusion: DiffusionSettings,
     sigma_data_nm: float,
     generator: torch.Generator,
-) -> Callable[[Denoise], Float[Tensor, " conformers"]]:
-    """E_θ of a group as a function of the denoiser, all with the same noise. Draws from ``generator``."""
+) -> Callable[[Denoise], Float[Tensor, "conformers levels"]]:
+    """The terms of E_θ of a group as a function of the denoiser, all with the same noise. Draws from ``generator``."""
     low, high = diffusion.sigma_min * sigma_data_nm, align.energy_sigma_max * sigma_data_nm
-    shared = shared_noise(align.noise_levels, x.shape[1], sigma_min_nm=low, sigma_max_nm=high, generator=generator)
+    shared = shared_noise(
+        align.noise_levels,
+        x.shape[1],
+        sigma_min_nm=low,
+        sigma_max_nm=high,
+        generator=generator,
+        antithetic=align.antithetic,
+    )
     if align.weighting == "paper":
-        return lambda denoise: paper_energy(denoise, x, shared, scale=align.paper_scale, superpose=diffusion.superpose)
-    return lambda denoise: likelihood_energy(
+        return lambda denoise: paper_terms(denoise, x, shared, scale=align.paper_scale, superpose=diffusion.superpose)
+    return lambda denoise: likelihood_terms(
         denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=diffusion.superpose
     )
 
@@ -337,7 +352,8 @@ def _control_loss(
     blocks = draw_blocks(
         data, align.anchor_batch_size, diffusion, sigma_data_nm=denoiser.sigma_data_nm, generator=generator
     )
-    return denoising_blocks_loss(denoiser, blocks), {"ess": float("nan"), "model_energy_spread": float("nan")}
+    logged = dict.fromkeys(("ess", "model_energy_spread", "model_energy_error"), float("nan"))
+    return denoising_blocks_loss(denoiser, blocks), logged
 
 
 def _plan(align: AlignSettings) -> TrainingPlan:

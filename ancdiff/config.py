@@ -29,7 +29,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Kelvin = Annotated[float, Field(ge=50, le=2000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-Objective = Literal["eba", "eba_dpo", "none"]
+Objective = Literal["eba", "eba_reference", "eba_dpo", "dpo", "none"]
 Basin = Literal["alpha_r", "beta", "alpha_l"]
 
 
@@ -302,6 +302,9 @@ class AlignSettings(Section):
     groups_per_step: Count = 1
     data_fraction: Fraction = 0.5
     noise_levels: Count = 8
+    antithetic: bool = Field(
+        default=False, description="half as many noise levels, each with its noise and the opposite one"
+    )
     energy_sigma_max: Positive = Field(
         default=2.0, description="highest noise of the model energy, in units of the spread"
     )
@@ -321,6 +324,12 @@ class AlignSettings(Section):
     )
     anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
+
+    @model_validator(mode="after")
+    def _noise_in_pairs(self) -> "AlignSettings":
+        if self.antithetic and (self.noise_levels % 2 or self.anchor_noise_levels % 2):
+            raise ValueError("'antithetic: true' needs even 'noise_levels' and 'anchor_noise_levels'")
+        return self
 
 
 class EvaluateSettings(Section):

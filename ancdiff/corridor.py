@@ -9,8 +9,9 @@ Pure names and paths; nothing here touches the disk.
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
-from ancdiff.config import CompoundSettings, Config, GenerateSettings
+from ancdiff.config import CompoundSettings, Config, GenerateSettings, Objective
 
 MD_ENSEMBLES = ("training", "reference")
 PRETRAINED = "pretrain"
@@ -21,14 +22,14 @@ TEST_PART = PARTS[2]
 MEAN_OVER_SYSTEMS = "(mean)"
 """Stands for a system's name in tables; no system can be called this."""
 
+_LINES = "|".join(get_args(Objective))
 _SEED = "(?:0|[1-9][0-9]*)"
-ALIGNED_PATTERN = f"(?:eba_dpo|eba|none)_round[1-9][0-9]*(?:_seed{_SEED})?"
+ALIGNED_PATTERN = f"(?:{_LINES})_round[1-9][0-9]*(?:_seed{_SEED})?"
 """Names of aligned models, for the rule that makes them."""
 REPLICATE_PATTERN = f"(?:/seed{_SEED})?"
 """What stands between ``pretrain`` and its files: nothing in a run with one seed, ``/seed<s>`` in one with several."""
 _MODEL = re.compile(
-    f"^(?:(?P<pretrained>{PRETRAINED})|(?P<objective>eba_dpo|eba|none)_round(?P<round>[1-9][0-9]*))"
-    f"(?:_seed(?P<seed>{_SEED}))?$"
+    f"^(?:(?P<pretrained>{PRETRAINED})|(?P<objective>{_LINES})_round(?P<round>[1-9][0-9]*))(?:_seed(?P<seed>{_SEED}))?$"
 )
 
 

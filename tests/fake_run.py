@@ -217,6 +217,7 @@ def _write_records(root: Path, config: Config, rng: np.random.Generator) -> None
                 "loss": 1.6 - 0.002 * steps + 0.05 * rng.normal(size=len(steps)),
                 "ess": 3 + rng.normal(size=len(steps)) * 0.3,
                 "model_energy_spread": 4 + steps * 0.005,
+                "model_energy_error": 2 + steps * 0.001,
                 "gradient_norm": 0.5,
                 "seconds": steps * 0.02,
             }

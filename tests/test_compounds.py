@@ -23,7 +23,7 @@ from ancdiff.corridor import PRETRAINED, Layout, generated_sets
 from ancdiff.dataset.archives import read_archive
 from ancdiff.denoiser.compounds import CHANNELS, CompoundDenoiser
 from ancdiff.denoiser.store import load_compound_denoiser, load_denoiser
-from ancdiff.diffusion.likelihood import smoothed_nll_bound
+from ancdiff.diffusion.likelihood_bound import smoothed_nll_bound
 from ancdiff.diffusion.noise import state_noise
 from ancdiff.errors import ConfigError, InputError
 

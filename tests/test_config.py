@@ -55,7 +55,7 @@ def test_a_mistyped_key_is_named_with_the_nearest_known_one(raw: dict, said: str
         ({"dataset": {"validation_fraction": 10}}, "dataset.validation_fraction"),
         ({"pretrain": {"learning_rate": float("nan")}}, "pretrain.learning_rate: Input should be a finite number"),
         ({"align": {"objectives": []}}, "align.objectives"),
-        ({"align": {"objectives": ["dpo"]}}, "align.objectives.0"),
+        ({"align": {"objectives": ["ppo"]}}, "align.objectives.0"),
         ({"run": {"seeds": 7}}, "run.seeds: Input should be a valid array"),
         ({"run": {"seeds": []}}, "run.seeds"),
         ({"run": {"seeds": [-1]}}, "run.seeds.0: Input should be greater than or equal to 0"),

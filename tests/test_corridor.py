@@ -2,10 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from ancdiff.config import Config, parse_config
+from ancdiff.config import Config, Objective, parse_config
 from ancdiff.corridor import (
     ALIGNED_PATTERN,
     MD_ENSEMBLES,
@@ -46,7 +47,7 @@ def test_with_several_seeds_each_model_exists_once_for_each() -> None:
     assert {seed_of(model, one) for model in models(one)} == {2027}
 
 
-@pytest.mark.parametrize("objective", ["eba", "eba_dpo", "none"])
+@pytest.mark.parametrize("objective", get_args(Objective))
 @pytest.mark.parametrize("round_number", [1, 2, 10])
 @pytest.mark.parametrize(("seed", "suffix"), [(None, ""), (0, "_seed0"), (2027, "_seed2027")])
 def test_a_name_splits_into_what_made_it(objective: str, round_number: int, seed: int | None, suffix: str) -> None:
@@ -74,7 +75,7 @@ def test_the_pretrained_model_is_round_zero_of_every_line(seed: int | None, suff
 @pytest.mark.parametrize(
     "name",
     [
-        *("eba_round0", "eba_round01", "eba_round", "dpo_round1", "eba_round1x", "", "pretrain_round1", "training"),
+        *("eba_round0", "eba_round01", "eba_round", "ppo_round1", "eba_round1x", "", "pretrain_round1", "training"),
         *("eba_round1_seed", "eba_round1_seed-1", "eba_round1_seed01", "pretrain_seedx", "pretrain_seed1_seed2"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 
 from ancdiff import align, pretrain, sample
 from ancdiff.artifacts import read_ensemble, read_json, read_table, write_ensemble, write_table
-from ancdiff.config import StageConfig
+from ancdiff.config import Objective, StageConfig
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import load_denoiser
@@ -143,7 +144,7 @@ def test_samples_depend_on_the_seed_and_on_nothing_else(results: Path, tmp_path:
     assert not np.allclose(first.positions_nm, other.positions_nm)
 
 
-@pytest.mark.parametrize("objective", ["eba", "eba_dpo", "none"])
+@pytest.mark.parametrize("objective", get_args(Objective))
 def test_a_round_makes_the_next_model(results: Path, objective: str) -> None:
     run_align(results, f"{objective}_round1")
     folder = results / "align" / f"{objective}_round1"

@@ -11,7 +11,6 @@ from torch import Tensor
 
 
 @runtime_checkable
-@runtime_checkable
 class Denoise(Protocol):
     """D(x_σ, σ): the clean conformers expected behind noisy ones of one molecule.
 

@@ -80,20 +80,42 @@ class NoiseBatch:
     """Noise levels and noise that all conformers of a group share.
 
     Differences of model energies are what counts in a group, and what the conformers share cancels in them.
+    ``antithetic``: levels stand in pairs of one σ with ε and −ε. The part of the error that is linear in ε, which
+    depends on the conformer and so does not cancel in differences, is then averaged away.
     """
 
     sigma_nm: Float[Tensor, " levels"]
     noise: Float[Tensor, "levels atoms 3"]
+    antithetic: bool = False
 
 
 def shared_noise(
-    levels: int, atoms: int, *, sigma_min_nm: float, sigma_max_nm: float, generator: torch.Generator
+    levels: int,
+    atoms: int,
+    *,
+    sigma_min_nm: float,
+    sigma_max_nm: float,
+    generator: torch.Generator,
+    antithetic: bool = False,
 ) -> NoiseBatch:
-    """Stratified levels, uniform in ln σ, with one centred noise each. Draws from ``generator``."""
+    """Stratified levels, uniform in ln σ, with one centred noise each. Draws from ``generator``.
+
+    With ``antithetic`` there are half as many strata, each with its noise and the opposite noise: the same cost.
+
+    Raises:
+        ValueError: an odd number of levels cannot stand in pairs.
+    """
+    if antithetic and levels % 2:
+        raise ValueError(f"antithetic noise comes in pairs; {levels} levels are odd")
+    strata = levels // 2 if antithetic else levels
     sigma = stratified_log_uniform_sigma(
-        levels, sigma_min_nm=sigma_min_nm, sigma_max_nm=sigma_max_nm, generator=generator
+        strata, sigma_min_nm=sigma_min_nm, sigma_max_nm=sigma_max_nm, generator=generator
     )
-    return NoiseBatch(sigma, centred_noise((levels, atoms, 3), generator=generator))
+    noise = centred_noise((strata, atoms, 3), generator=generator)
+    if not antithetic:
+        return NoiseBatch(sigma, noise)
+    paired = torch.stack([noise, -noise], dim=1).flatten(0, 1)
+    return NoiseBatch(sigma.repeat_interleave(2), paired, antithetic=True)
 
 
 def noise_prediction_errors(
@@ -110,6 +132,28 @@ def noise_prediction_errors(
     return batch.error(denoise(batch.noisy_nm, batch.sigma_nm)).reshape(conformers, levels) / shared.sigma_nm**2
 
 
+def stratum_errors(
+    denoise: Denoise, clean_nm: Float[Tensor, "conformers atoms 3"], shared: NoiseBatch, *, superpose: bool
+) -> Float[Tensor, "conformers strata"]:
+    """`noise_prediction_errors`, the two of an antithetic pair averaged."""
+    errors = noise_prediction_errors(denoise, clean_nm, shared, superpose=superpose)
+    return errors.unflatten(1, (-1, 2)).mean(dim=2) if shared.antithetic else errors
+
+
+def likelihood_terms(
+    denoise: Denoise,
+    clean_nm: Float[Tensor, "conformers atoms 3"],
+    shared: NoiseBatch,
+    *,
+    sigma_min_nm: float,
+    sigma_max_nm: float,
+    superpose: bool,
+) -> Float[Tensor, "conformers strata"]:
+    """The terms of `likelihood_energy`, one of each stratum of noise levels, whose mean it is; nats."""
+    errors = stratum_errors(denoise, clean_nm, shared, superpose=superpose)
+    return math.log(sigma_max_nm / sigma_min_nm) * errors
+
+
 def likelihood_energy(
     denoise: Denoise,
     clean_nm: Float[Tensor, "conformers atoms 3"],
@@ -124,8 +168,23 @@ def likelihood_energy(
     The integral runs over [σ_min, σ_max], within which the shared levels are uniform in ln σ.
     Reference: Kingma et al. 2021 (arXiv 2107.00630), eq. 17, for variance-exploding noise.
     """
-    errors = noise_prediction_errors(denoise, clean_nm, shared, superpose=superpose)
-    return math.log(sigma_max_nm / sigma_min_nm) * errors.mean(dim=1)
+    terms = likelihood_terms(
+        denoise, clean_nm, shared, sigma_min_nm=sigma_min_nm, sigma_max_nm=sigma_max_nm, superpose=superpose
+    )
+    return terms.mean(dim=1)
+
+
+def paper_terms(
+    denoise: Denoise,
+    clean_nm: Float[Tensor, "conformers atoms 3"],
+    shared: NoiseBatch,
+    *,
+    scale: float,
+    superpose: bool,
+) -> Float[Tensor, "conformers strata"]:
+    """The terms of `paper_energy`, one of each stratum of noise levels, whose mean it is."""
+    errors = stratum_errors(denoise, clean_nm, shared, superpose=superpose)
+    return scale * errors / (3 * (clean_nm.shape[1] - 1))
 
 
 def paper_energy(
@@ -141,5 +200,4 @@ def paper_energy(
     Its zero and its unit have no meaning: at T = 5000 the aligned model does not aim at e^{−βE}.
     Reference: Lu et al. 2025 (arXiv 2505.24203), eq. 11.
     """
-    errors = noise_prediction_errors(denoise, clean_nm, shared, superpose=superpose)
-    return scale * errors.mean(dim=1) / (3 * (clean_nm.shape[1] - 1))
+    return paper_terms(denoise, clean_nm, shared, scale=scale, superpose=superpose).mean(dim=1)

@@ -22,7 +22,7 @@ from ancdiff.compounds import Compounds
 from ancdiff.config import Config, EvaluateSettings, StageConfig
 from ancdiff.corridor import PARTS, TEST_PART, Layout, generated_sets, pretrained_models
 from ancdiff.denoiser.store import choose_device, load_compound_denoiser
-from ancdiff.diffusion.likelihood import smoothed_nll_bound
+from ancdiff.diffusion.likelihood_bound import smoothed_nll_bound
 from ancdiff.evaluate import molecules
 from ancdiff.provenance import made_by
 

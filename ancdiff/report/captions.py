@@ -55,9 +55,11 @@ CAPTIONS: dict[str, Caption] = {
     "alignment": Caption(
         "Alignment",
         "Loss of each objective, and how far the model's own energy spreads within a group of conformers; grey "
-        "lines part the rounds. A spread that keeps growing warns that samples are about to go bad.",
+        "lines part the rounds. A spread that keeps growing warns that samples are about to go bad. Dotted: the "
+        "standard error of a difference of two such energies, from the noise that estimates them; where it is as large "
+        "as the spread, a single group says little.",
         "Line plots against the step of alignment: the loss of each objective, and the spread of the model's "
-        "energy in nats.",
+        "energy in nats with the error of its differences.",
     ),
     "effective_sample_sizes": Caption(
         "Effective sample sizes",

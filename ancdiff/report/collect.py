@@ -24,7 +24,13 @@ from ancdiff.corridor import (
 from ancdiff.molecules import Ensemble
 from ancdiff.units import thermal_energy_kj_mol
 
-_OBJECTIVE_WORDS = {"eba": "EBA", "eba_dpo": "EBA-DPO", "none": "control"}
+_OBJECTIVE_WORDS = {
+    "eba": "EBA",
+    "eba_reference": "EBA to reference model",
+    "eba_dpo": "EBA-DPO",
+    "dpo": "Diffusion-DPO",
+    "none": "control",
+}
 _MD_WORDS = {"training": "training MD", "reference": "reference MD"}
 _COLUMN_ENDS = {"_low": "low", "_high": "high", "_floor": "floor"}
 

@@ -258,6 +258,7 @@ def alignment_curves(run: Run) -> Figure | None:
             for seed in others:
                 _thin(axes[-1], objective, _rounds(run, objective, seed), "model_energy_spread")
             _one_after_the_other(axes[-1], objective, parts, "model_energy_spread")
+            _errors_of_differences(axes[-1], objective, parts)
     if axes[-1].get_legend_handles_labels()[0]:
         axes[-1].legend()
     axes[-1].set(title="spread of the model's energy", ylabel="spread in a group (nats)", ylim=(0, None))
@@ -292,6 +293,16 @@ def _thin(panel: Axes, objective: str, parts: list[pd.DataFrame], column: str) -
     for part in parts:
         colour = objective_look(objective).colour
         panel.plot(part["total"], smooth(part[column]), color=colour, alpha=0.6, linewidth=0.6)
+
+
+def _errors_of_differences(panel: Axes, objective: str, parts: list[pd.DataFrame]) -> None:
+    """Standard error of the group's energy differences, where it was kept: thin and dotted."""
+    for k, part in enumerate(parts):
+        if "model_energy_error" in part and part["model_energy_error"].notna().any():
+            label = f"{_objective(objective)}: error of a difference" if k == 0 else None
+            colour = objective_look(objective).colour
+            values = smooth(part["model_energy_error"])
+            panel.plot(part["total"], values, color=colour, linestyle=":", linewidth=1.0, label=label)
 
 
 def effective_sample_sizes(run: Run) -> Figure | None:

@@ -2,7 +2,7 @@
 #   in   the last round's model; conformers and energies of the training MD and of every ancestor of the new model
 #   out  align/<model>/model.safetensors, model.json  weights, and what made them
 #        align/<model>/weights.parquet                Boltzmann weight of each conformer of the pool
-#        align/<model>/metrics.parquet                loss, effective sample size, spread of the model energy
+#        align/<model>/metrics.parquet                loss, effective sample size, spread of the model energy, error of its differences
 # Checkpoints lie in align/<model>/.work, which is no output: Snakemake deletes the outputs of a job that was cut short.
 
 
