@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -420,6 +421,23 @@ def test_the_table_has_every_set_and_the_data_score_as_sound_molecules(finished:
     assert np.isfinite(table[table["metric"] == "nll_bound_nats"]["value"]).tolist() == [True]
     shares = table[table["metric"].isin(["atom_stability", "validity"])]
     assert ((shares["low"] <= shares["value"]) & (shares["value"] <= shares["high"])).all()
+
+
+def test_seeds_are_averaged_with_an_interval() -> None:
+    """Two seeds at 0.8 and 0.9: mean 0.85, and t of one degree of freedom is 12.7."""
+    from ancdiff.evaluate.compounds import over_seeds
+
+    rows = [
+        {"ensemble": name, "evaluations": n, "metric": "validity", "value": value}
+        for name, n, value in (("test", 0, 1.0), ("pretrain_seed1", 50, 0.8), ("pretrain_seed2", 50, 0.9))
+    ]
+    (row,) = over_seeds(pd.DataFrame(rows)).to_dict("records")
+    assert (row["model"], row["evaluations"], row["seeds"]) == ("pretrain", 50, 2)
+    assert row["mean"] == pytest.approx(0.85)
+    assert row["high"] - row["mean"] == pytest.approx(12.706 * 0.05, rel=1e-3)
+    (alone,) = over_seeds(pd.DataFrame(rows[:2])).to_dict("records")
+    assert alone["seeds"] == 1
+    assert math.isnan(alone["low"])
 
 
 def test_the_page_is_whole_and_opens_offline(finished: Path) -> None:

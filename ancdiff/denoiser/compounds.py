@@ -88,6 +88,7 @@ class CompoundNetwork(nn.Module):
         self.noise = nn.Sequential(nn.Linear(NOISE_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
         self.start = nn.Linear(_COARSE[0] + _FINE[0] + 1, pair_width)
         self.radial = RadialFunctions(_COARSE, _FINE)
+        self.channels = vector_channels(pair_width)
         self.layers = nn.ModuleList(CompoundLayer(width, pair_width) for _ in range(settings.layers))
         self.read_types = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, N_TYPES)
@@ -107,7 +108,7 @@ class CompoundNetwork(nn.Module):
         h = self.types(probabilities) + self.noise(noise_features(c_noise))[:, None, :] + size
         distance = _distance(orientation @ x)
         pair = self.start(torch.cat([self.radial(distance), distance], dim=-1))
-        vectors = x.new_zeros(len(x), n, 3 * self.layers[0].channels)
+        vectors = x.new_zeros(len(x), n, 3 * self.channels)
         moved = x
         for layer in self.layers:
             h, pair, vectors, moved = layer(h, pair, vectors, moved, incidence, orientation, self.radial)
@@ -128,7 +129,7 @@ class CompoundLayer(nn.Module):
 
     def __init__(self, width: int, pair_width: int) -> None:
         super().__init__()
-        self.channels = max(4, pair_width // 4)
+        self.channels = vector_channels(pair_width)
         self.norm = nn.LayerNorm(width)
         self.atom_to_pair = nn.Linear(width, pair_width)
         self.geometry = nn.Linear(_COARSE[0] + _FINE[0] + 1 + self.channels, pair_width, bias=False)
@@ -168,6 +169,11 @@ class CompoundLayer(nn.Module):
         change = self.update(torch.cat([normed, gathered, *invariants], dim=-1))
         shifts = change[..., -2 * c : -c, None] * u + change[..., -c:, None] * cross
         return h + change[..., : -2 * c], pair + message, vectors, x + pulled[..., :3] + shifts.sum(-2)
+
+
+def vector_channels(pair_width: int) -> int:
+    """Vectors that each atom carries."""
+    return max(4, pair_width // 4)
 
 
 def _distance(difference: Float[Tensor, "*axes 3"]) -> Float[Tensor, "*axes 1"]:

@@ -20,10 +20,11 @@ from ancdiff.compound_denoising import load_data
 from ancdiff.compound_files import read_compounds
 from ancdiff.compounds import Compounds
 from ancdiff.config import Config, EvaluateSettings, StageConfig
-from ancdiff.corridor import PARTS, TEST_PART, Layout, generated_sets, pretrained_models
+from ancdiff.corridor import PARTS, PRETRAINED, TEST_PART, Layout, generated_sets, pretrained_models
 from ancdiff.denoiser.store import choose_device, load_compound_denoiser
 from ancdiff.diffusion.likelihood_bound import smoothed_nll_bound
 from ancdiff.evaluate import molecules
+from ancdiff.evaluate.seeds import t_interval
 from ancdiff.provenance import made_by
 
 _DISTANCE_REPEATS = 40  # resamples of a distance of distributions, which costs a sort of all values each time
@@ -87,6 +88,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
     parents = [*paths.values(), *map(layout.model, models), *(path for path in sets.values() if path != paths["test"])]
     record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
     write_json(folder / "metrics.json", record | {"metrics": METRICS})
+    write_table(folder / "seeds.parquet", over_seeds(table), tsv=True)
     write_table(folder / "summary.parquet", wide(table), tsv=True)
     write_table(folder / "metrics.parquet", table, tsv=True)
 
@@ -176,6 +178,32 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
         for entry in list[Any](part.itertuples()):
             row |= {entry.metric: entry.value, f"{entry.metric}_low": entry.low, f"{entry.metric}_high": entry.high}
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean, spread (n − 1) and 95 % interval over seeds of each metric of the models, by network evaluations.
+
+    With one seed there is no spread and no interval.
+    """
+    models = table[table["ensemble"] != TEST_PART]
+    rows = []
+    for (evaluations, metric), part in models.groupby(["evaluations", "metric"], sort=False):
+        values = part["value"].dropna().to_numpy(dtype=np.float64)
+        low, high = t_interval(values) if len(values) > 1 else (math.nan, math.nan)
+        rows.append(
+            {
+                "model": PRETRAINED,
+                "evaluations": evaluations,
+                "metric": metric,
+                "seeds": len(values),
+                "mean": float(values.mean()) if len(values) else math.nan,
+                "std": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
+                "low": low,
+                "high": high,
+                "unit": METRICS[str(metric)][0],
+            }
+        )
     return pd.DataFrame(rows)
 
 
