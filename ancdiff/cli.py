@@ -194,12 +194,15 @@ def sample(
 
 
 @stage_command("score")
-@click.option("--topology", type=_FILE, required=True, help="The molecule (PDB or mmCIF).")
-@click.option("--conformers", type=_FILE, required=True, help="Trajectory of it (DCD, XTC, … whatever mdtraj reads).")
+@click.option("--topology", type=_FILE, required=True, help="The molecule (PDB, mmCIF; SDF, MOL).")
+@click.option(
+    "--conformers", type=_FILE, required=True, help="Trajectory of it (DCD, XTC, … whatever mdtraj reads; SDF, XYZ)."
+)
 @click.option("--output", type=_FILE, required=True, help="Table to write (Parquet), one row for each conformer.")
 @click.option("--max-conformers", type=click.IntRange(min=1), help="Score so many, evenly spaced. Default: all.")
 @click.option("--relax", help="none, hydrogens, restrained or full; overrides score.relax.")
 @click.option("--platform", help="OpenMM platform: auto, Reference, CPU, CUDA …; overrides forcefield.platform.")
+@click.option("--small-molecule", help="mmff94 or gfn2-xtb, with an SDF topology; overrides forcefield.small_molecule.")
 def score(
     settings: StageConfig,
     *,
@@ -209,13 +212,15 @@ def score(
     max_conformers: int | None,
     relax: str | None,
     platform: str | None,
+    small_molecule: str | None,
     threads: int,
 ) -> None:
     """Force-field energies of conformers; prints a summary."""
     from ancdiff.artifacts import read_table
     from ancdiff.score import run, summary
 
-    settings = _overridden(_overridden(settings, "score", relax=relax), "forcefield", platform=platform)
+    settings = _overridden(settings, "score", relax=relax)
+    settings = _overridden(settings, "forcefield", platform=platform, small_molecule=small_molecule)
     run(
         settings,
         topology=topology,

@@ -11,7 +11,8 @@ from torch import Tensor
 from ancdiff.compounds import ATOMIC_NUMBERS, Compounds
 from ancdiff.config import DiffusionSettings, PretrainSettings
 from ancdiff.denoiser.compounds import CompoundDenoiser
-from ancdiff.diffusion.noise import centre, lognormal_sigma, state_noise
+from ancdiff.denoising import training_levels
+from ancdiff.diffusion.noise import centre, state_noise
 from ancdiff.diffusion.superpose import superpose
 from ancdiff.training import LossPart
 
@@ -135,12 +136,7 @@ def noisy_block(
 ) -> NoisyBlock:
     """A block under training noise. Draws from ``generator``."""
     state = denoiser.state(block.positions_nm, block.types)
-    sigma = lognormal_sigma(
-        len(state),
-        median_nm=diffusion.training_median * denoiser.sigma_data_nm,
-        log_width=diffusion.training_log_width,
-        generator=generator,
-    )
+    sigma = training_levels(diffusion, denoiser.sigma_data_nm).draw(len(state), generator=generator)
     noisy = state + sigma[:, None, None] * state_noise(tuple(state.shape), generator=generator)
     target = superpose(block.positions_nm, noisy[..., :3]) if diffusion.superpose else block.positions_nm
     return NoisyBlock(noisy, sigma, target, block.types)

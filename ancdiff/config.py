@@ -11,6 +11,7 @@ A settings class holds values and checks them; it has no other methods. Code sta
 import difflib
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -115,6 +116,9 @@ class ForcefieldSettings(Section):
 
     protein: Literal["ff14SB", "ff19SB", "amber99sb-ildn", "charmm36"] = "ff14SB"
     solvent: Literal["obc2", "gbn2", "vacuum"] = "obc2"
+    small_molecule: Literal["mmff94", "gfn2-xtb"] | None = Field(
+        default=None, description="of molecules whose topology is an SDF file, all atoms, without solvent"
+    )
     temperature_kelvin: Kelvin = 300.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = "auto"
 
@@ -204,13 +208,16 @@ class DiffusionSettings(Section):
     sigma_max: Positive = Field(default=3.0, description="highest noise, in units of the data's spread")
     training_median: Positive = Field(default=0.55, description="median of the log-normal training noise, same units")
     training_log_width: Positive = 1.4
+    training_uniform_share: Fraction = Field(
+        default=0.4, description="share of training noise that is uniform in ln σ from sigma_min to sigma_max"
+    )
     superpose: bool = Field(default=True, description="superpose the denoising target on the noisy input (Kabsch)")
 
 
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 5500
+    steps: Count = 4500
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
@@ -224,14 +231,30 @@ class PretrainSettings(Section):
 
 
 class SampleSettings(Section):
-    """Reverse diffusion: a Heun step costs two network evaluations, the last one costs one (2·steps − 1)."""
+    """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 
     conformers: Count = 400
-    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "stochastic"
-    steps: Annotated[int, Field(ge=2, le=500)] = 20
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde", "rk4"] = "dpmpp_2m_sde"
+    steps: Annotated[int, Field(ge=2, le=500)] = 40
     rho: Positive = 7.0
+    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
+    log_density: Literal["none", "exact", "hutchinson"] = Field(
+        default="none", description="log p of every sample, for reweighting; with solver: rk4"
+    )
+    log_density_probes: Annotated[int, Field(ge=2)] = Field(
+        default=8, description="random vectors of log_density: hutchinson; their spread is its error"
+    )
+
+    @model_validator(mode="after")
+    def _density_of_the_ode(self) -> "SampleSettings":
+        if self.log_density != "none" and self.solver != "rk4":
+            raise ValueError(
+                f"'log_density: {self.log_density}' is that of the ODE's own samples: set 'solver: rk4' "
+                f"(samples of '{self.solver}' have another density, which is not known)"
+            )
+        return self
 
 
 class GenerateSettings(Section):
@@ -266,7 +289,7 @@ class ScoreSettings(Section):
     hydrogen_entropy: Literal["none", "harmonic"] = Field(
         default="none", description="harmonic: −TS of the hydrogens is added, to aim at the heavy atoms' marginal"
     )
-    max_md_conformers: Count = Field(default=1024, description="evenly spaced frames scored of each MD data set")
+    max_md_conformers: Count = Field(default=640, description="evenly spaced frames scored of each MD data set")
 
     @model_validator(mode="after")
     def _entropy_of_relaxed_hydrogens(self) -> "ScoreSettings":
@@ -276,15 +299,26 @@ class ScoreSettings(Section):
 
 
 class TemperSettings(Section):
-    """Per-system effective temperature from a target effective sample size."""
+    """Weights at temperatures above that of the run: a ladder over rounds, a target for each system, or both."""
 
-    target_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.3, description="effective sample size wanted, as a share of the system's scored conformers"
+    target_ess_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=0.3,
+        description="effective sample size wanted, as a share of a system's scored conformers; null: the ladder alone",
     )
     max_kelvin: Annotated[float, Field(ge=50, le=100_000)] = Field(
         default=2000.0,
         description="no higher than this, even where the target is not reached (proteins may need 5,000)",
     )
+    ladder_kelvin: tuple[Annotated[float, Field(ge=50, le=100_000)], ...] = Field(
+        default=(),
+        description="falling temperatures of the first rounds; later ones are at forcefield.temperature_kelvin",
+    )
+
+    @model_validator(mode="after")
+    def _falls(self) -> "TemperSettings":
+        if any(later > earlier for earlier, later in pairwise(self.ladder_kelvin)):
+            raise ValueError(f"'ladder_kelvin' must fall from round to round, not {list(self.ladder_kelvin)}")
+        return self
 
 
 class AlignSettings(Section):
@@ -303,7 +337,7 @@ class AlignSettings(Section):
     data_fraction: Fraction = 0.5
     noise_levels: Count = 8
     antithetic: bool = Field(
-        default=False, description="half as many noise levels, each with its noise and the opposite one"
+        default=True, description="half as many noise levels, each with its noise and the opposite one"
     )
     energy_sigma_max: Positive = Field(
         default=2.0, description="highest noise of the model energy, in units of the spread"
@@ -315,14 +349,14 @@ class AlignSettings(Section):
         default=1.0, description="weight of importance-weighted denoising, which holds the denoiser"
     )
     anchor_batch_size: Count = Field(default=80, description="conformers of a step of the anchor, and of the control")
-    anchor_step: Fraction = Field(default=0.4, description="largest γ by which a round moves the anchor's log-weights")
+    anchor_step: Fraction = Field(default=0.5, description="largest γ by which a round moves the anchor's log-weights")
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
     )
     anchor_local_sigma: NonNegative = Field(
         default=0.3, description="noise below which the anchor denoises training MD, in units of the data's spread"
     )
-    anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
+    anchor_noise_levels: Count = Field(default=24, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
 
     @model_validator(mode="after")

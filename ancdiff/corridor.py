@@ -19,6 +19,8 @@ PARTS = ("train", "validation", "test")
 """Of a set of compounds."""
 TEST_PART = PARTS[2]
 """The part that stands beside the generated sets in tables."""
+LOG_DENSITIES = "log_density.parquet"
+"""Table beside a model's samples, where their log-densities were asked for."""
 MEAN_OVER_SYSTEMS = "(mean)"
 """Stands for a system's name in tables; no system can be called this."""
 
@@ -28,8 +30,10 @@ ALIGNED_PATTERN = f"(?:{_LINES})_round[1-9][0-9]*(?:_seed{_SEED})?"
 """Names of aligned models, for the rule that makes them."""
 REPLICATE_PATTERN = f"(?:/seed{_SEED})?"
 """What stands between ``pretrain`` and its files: nothing in a run with one seed, ``/seed<s>`` in one with several."""
+_REWEIGHTED = "_reweighted"
 _MODEL = re.compile(
-    f"^(?:(?P<pretrained>{PRETRAINED})|(?P<objective>{_LINES})_round(?P<round>[1-9][0-9]*))(?:_seed(?P<seed>{_SEED}))?$"
+    f"^(?:(?P<pretrained>{PRETRAINED})|(?P<objective>{_LINES})_round(?P<round>[1-9][0-9]*))"
+    f"(?:_seed(?P<seed>{_SEED}))?(?P<reweighted>{_REWEIGHTED})?$"
 )
 
 
@@ -37,16 +41,19 @@ _MODEL = re.compile(
 class ModelName:
     """What a model's name says: its line (``pretrain`` or an objective), round (0: pretrained) and seed.
 
-    ``seed`` is None in a run with one seed.
+    ``seed`` is None in a run with one seed. ``reweighted`` is the ensemble of a model's samples under importance
+    weights, which exists in the tables of `evaluate` alone.
     """
 
     line: str
     round_number: int
     seed: int | None = None
+    reweighted: bool = False
 
     def __str__(self) -> str:
         name = PRETRAINED if self.round_number == 0 else f"{self.line}_round{self.round_number}"
-        return name if self.seed is None else f"{name}_seed{self.seed}"
+        seed = "" if self.seed is None else f"_seed{self.seed}"
+        return f"{name}{seed}{_REWEIGHTED if self.reweighted else ''}"
 
 
 def split_model(model: str) -> ModelName:
@@ -57,13 +64,17 @@ def split_model(model: str) -> ModelName:
     """
     match = _MODEL.match(model)
     if match is None:
-        raise ValueError(f"'{model}' is not a model's name (pretrain or <objective>_round<r>, either with _seed<s>)")
+        raise ValueError(
+            f"'{model}' is not a model's name (pretrain or <objective>_round<r>, with _seed<s>, then _reweighted)"
+        )
     seed = None if match["seed"] is None else int(match["seed"])
-    return (
-        ModelName(PRETRAINED, 0, seed)
-        if match["pretrained"]
-        else ModelName(match["objective"], int(match["round"]), seed)
-    )
+    line, round_number = (PRETRAINED, 0) if match["pretrained"] else (match["objective"], int(match["round"]))
+    return ModelName(line, round_number, seed, reweighted=match["reweighted"] is not None)
+
+
+def reweighted(model: str) -> str:
+    """Name of a model's samples under importance weights: ``eba_round2`` → ``eba_round2_reweighted``."""
+    return str(replace(split_model(model), reweighted=True))
 
 
 def aligned_model(objective: str, round_number: int, seed: int | None = None) -> str:
@@ -153,6 +164,10 @@ class Layout:
         if ensemble in MD_ENSEMBLES:
             return self.root / "dataset" / system / f"{ensemble}.dcd"
         return self.root / "sample" / ensemble / system / "conformers.dcd"
+
+    def log_densities(self, ensemble: str, system: str) -> Path:
+        """Log-density of each sample of a model, beside the samples."""
+        return self.ensemble(ensemble, system).parent / LOG_DENSITIES
 
     def energies(self, ensemble: str, system: str) -> Path:
         """One row per conformer of an ensemble."""

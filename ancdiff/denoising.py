@@ -14,7 +14,7 @@ from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import MoleculeGraph, molecule_graph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.diffusion.energy import Noised, denoising_loss, training_noise
-from ancdiff.diffusion.noise import centre
+from ancdiff.diffusion.noise import TrainingLevels, centre
 from ancdiff.errors import StageError
 
 
@@ -74,14 +74,19 @@ def noisy_block(
     generator: torch.Generator,
 ) -> Block:
     """Conformers of one molecule under training noise. Draws from ``generator``."""
-    batch = training_noise(
-        positions_nm,
+    levels = training_levels(diffusion, sigma_data_nm)
+    return graph, training_noise(positions_nm, levels, superpose=diffusion.superpose, generator=generator)
+
+
+def training_levels(diffusion: DiffusionSettings, sigma_data_nm: float) -> TrainingLevels:
+    """The settings' noise levels, which are in units of the data's spread, in nm."""
+    return TrainingLevels(
+        sigma_min_nm=diffusion.sigma_min * sigma_data_nm,
+        sigma_max_nm=diffusion.sigma_max * sigma_data_nm,
         median_nm=diffusion.training_median * sigma_data_nm,
         log_width=diffusion.training_log_width,
-        superpose=diffusion.superpose,
-        generator=generator,
+        uniform_share=diffusion.training_uniform_share,
     )
-    return graph, batch
 
 
 def split_blocks(blocks: Sequence[Block], parts: int) -> list[list[Block]]:

@@ -48,6 +48,8 @@ def run(
     example_nm = first_good_conformer(ensemble.molecule, ensemble.positions_nm)
     scorer = Scorer(ensemble.molecule, example_nm, settings.forcefield, settings.score, threads=threads)
     table = check_energy_table(_resumed(scorer, ensemble, chosen, work), where=str(output))
+    numbered = zip(table["conformer"], table["status"], strict=True)
+    table["status"] = [ensemble.refused.get(int(number), status) for number, status in numbered]
     record["scored"] = {
         "platform": scorer.relaxer.platform,
         "protonation": protonation(scorer.template.molecule),

@@ -15,6 +15,7 @@ from typing import Any
 from ancdiff.config import Config, SystemSettings, parse_config
 from ancdiff.corridor import (
     ALIGNED_PATTERN,
+    LOG_DENSITIES,
     MD_ENSEMBLES,
     PARTS,
     REPLICATE_PATTERN,
@@ -190,10 +191,20 @@ class Corridor:
             "weights": [self.layout.model(model).parent / "weights.parquet" for model in lineage[1:][-1:]],
         }
 
+    def sampled_densities(self) -> list[str]:
+        """Log-densities of the samples of one model and system, as a pattern, where they are asked for."""
+        return (
+            []
+            if self.config.sample.log_density == "none"
+            else [f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"]
+        )
+
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
-        """Every ensemble of every system and its energies."""
+        """Every ensemble of every system, its energies, and its log-densities where they are asked for."""
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
+        sampled = [pair for pair in pairs if pair[0] not in MD_ENSEMBLES and self.config.sample.log_density != "none"]
         return {
+            "densities": [self.layout.log_densities(*pair) for pair in sampled],
             "conformers": [self.layout.ensemble(*pair) for pair in pairs],
             "energies": [self.layout.energies(*pair) for pair in pairs],
         }
@@ -297,10 +308,11 @@ def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
 
 
 def check_systems(config: Config) -> None:
-    """See that there is a system to train on, and that every file that the run starts from is there.
+    """See that there is a system to train on, that every file that the run starts from is there, and what sections
+    must agree on.
 
     Raises:
-        ConfigError: there is no system, or none to train on.
+        ConfigError: there is no system, or none to train on; or a rung of the ladder is below the run's temperature.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -312,6 +324,13 @@ def check_systems(config: Config) -> None:
     if all(system.split == "test" for system in config.systems.values()):
         raise ConfigError(
             "there is no system to train on", where="systems", fix="leave at least one with split: train (the default)"
+        )
+    target = config.forcefield.temperature_kelvin
+    if config.align.temper is not None and any(rung < target for rung in config.align.temper.ladder_kelvin):
+        raise ConfigError(
+            f"the ladder goes below the temperature of the run, {target:g} K",
+            where="align.temper.ladder_kelvin",
+            fix="leave those rungs out: rounds after the last one are at forcefield.temperature_kelvin",
         )
     for name, system in config.systems.items():
         if system.sequence is not None and config.simulate.source == "bundled":

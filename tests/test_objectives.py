@@ -183,7 +183,9 @@ def test_gradient_descent_relative_to_a_reference_reaches_the_tilted_reference()
     """`eba_reference` ends at p_θ ∝ p_ref e^{−βE/α}, not at e^{−βE}."""
     energy_kt, reference = doubles([0.0, 1.0, 2.5, 0.3]), doubles([1.0, 0.2, -0.5, 0.0])
     model = torch.zeros(4, 1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([model], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [model], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()

@@ -40,6 +40,9 @@ COVERED = {
     "ancdiff score --topology molecule.pdb --conformers conformers.xtc --output energies.parquet": (
         "test_cli.py::test_score_by_hand_overrides_settings_and_prints_a_summary"
     ),
+    "ancdiff score --topology mol.sdf --conformers mol.xyz --output energies.parquet --small-molecule mmff94": (
+        "test_chemistry.py::test_score_by_hand_has_a_row_for_each_record"
+    ),
     "snakemake -n": "test_workflow.py::test_a_second_run_has_nothing_to_do",
     "snakemake --report snakemake-report.html": "test_workflow.py::test_snakemake_report_works",
     "snakemake --unlock": "test_workflow.py::test_a_run_killed_in_each_stage_goes_on_and_loses_nothing",

@@ -281,6 +281,17 @@ def test_cautions_name_what_went_wrong(opened, tmp_path):
     assert "The weights of tri in round 2 were tempered to 900 K." in text
 
 
+def test_a_long_list_of_one_caution_is_cut_with_the_worst_first(several):
+    metrics = several.metrics.copy()
+    rows = metrics.index[metrics.metric == "energy_failed"]
+    metrics.loc[rows, "value"] = np.linspace(0.02, 0.5, len(rows))
+    run = collect.Run(several.root, several.settings, metrics, several.summary, several.record, several.over_seeds)
+    said = [c for c in findings.cautions(run) if "got no energy" in c or "more like the last" in c]
+    assert said[0].startswith("50 % of the conformers")
+    assert len(said) == 6
+    assert said[-1] == f"… and {len(rows) - 5} more like the last."
+
+
 def test_times_are_summed_by_stage(opened):
     times = collect.stage_times(opened).set_index("stage")
     assert times.loc["align", "jobs"] == 2

@@ -494,7 +494,8 @@ def conda_packages() -> dict[str, str]:
 
 def test_the_conda_environment_has_the_versions_of_the_lock() -> None:
     lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
-    locked = dict(line.split("==") for line in lines if "==" in line and not line.startswith(("#", " ")))
+    pins = [line.partition(" ;")[0] for line in lines if "==" in line and not line.startswith(("#", " "))]
+    locked = dict(pin.split("==") for pin in pins)
     conda = conda_packages()
     python = conda.pop("python")
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -531,7 +532,7 @@ def test_every_rule_has_the_conda_environment() -> None:
     """The environment has every direct dependency of the package, under conda's names."""
     packages = conda_packages()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = {re.split(r"[=<>\[]", entry)[0] for entry in project["dependencies"]} - {"snakemake"}
+    wanted = {re.split(r"[=<>\[; ]", entry)[0] for entry in project["dependencies"]} - {"snakemake"}
     assert packages.keys() == {CONDA_NAMES.get(name, name) for name in wanted} | {"python"}
     for stage in workflow.SECTIONS:
         assert '"../../envs/ancdiff.yaml"' in (REPOSITORY / "workflow" / "rules" / f"{stage}.smk").read_text()

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.noise import centred_noise, lognormal_sigma, stratified_log_uniform_sigma
+from ancdiff.diffusion.noise import TrainingLevels, centred_noise, stratified_log_uniform_sigma
 from ancdiff.diffusion.superpose import superpose as superpose_on
 
 
@@ -51,14 +51,13 @@ def noised(
 
 def training_noise(
     clean_nm: Float[Tensor, "batch atoms 3"],
+    levels: TrainingLevels,
     *,
-    median_nm: float,
-    log_width: float,
     superpose: bool,
     generator: torch.Generator,
 ) -> Noised:
-    """Centred conformers under noise of the levels of EDM's training. Draws σ and ε from ``generator``."""
-    sigma = lognormal_sigma(len(clean_nm), median_nm=median_nm, log_width=log_width, generator=generator)
+    """Centred conformers under training noise. Draws σ and ε from ``generator``."""
+    sigma = levels.draw(len(clean_nm), generator=generator)
     noise = centred_noise(tuple(clean_nm.shape), generator=generator)
     return noised(clean_nm, sigma, noise, superpose=superpose)
 

@@ -193,30 +193,25 @@ def _log_density(prior: Float[Tensor, " batch"], estimates: PerProbe) -> LogDens
     return LogDensity(nats, estimates.double().std(dim=1) / math.sqrt(n))
 
 
-@dataclass(frozen=True)
-class StepError:
-    """What the steps of a flow cost, RMS over a few conformers."""
+def density_step_error(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, order: int) -> float:
+    """RMS error of log-densities from the steps, nats: the difference from every second of the rising levels.
 
-    log_density_nats: float  # of the log-densities at given conformers, against half as many steps: an upper bound
-    round_trip_nm: float  # of a coordinate, to σ_max and back
-
-
-def step_error(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int) -> StepError:
-    """The error of the steps: log-densities against every second level, and forward–backward consistency.
-
-    ``sigma_nm`` rises. The log-density with half as many steps is worse by about 2^order, so that the difference is
-    that of the coarser one. Pass an exact trace, or the noise of the estimate is what is seen.
+    Half as many steps are worse by about 2^order, so that this is the error of the coarser ones: a bound. With the
+    exact trace, or its estimate's noise would be what is seen.
     """
     coarse = torch.cat([sigma_nm[:-1:2], sigma_nm[-1:]])
-    fine_density, coarse_density = (
-        log_density(denoise, positions_nm, levels, trace=trace, order=order).nats for levels in (sigma_nm, coarse)
+    fine, half = (
+        log_density(denoise, positions_nm, levels, trace=exact_trace(), order=order).nats
+        for levels in (sigma_nm, coarse)
     )
-    ended = flow(denoise, positions_nm, sigma_nm, trace=no_trace, order=order)
-    back = flow(denoise, ended.positions_nm, sigma_nm.flip(0), trace=no_trace, order=order)
-    return StepError(
-        log_density_nats=float((fine_density - coarse_density).square().mean().sqrt()),
-        round_trip_nm=float((back.positions_nm - positions_nm).double().square().mean().sqrt()),
-    )
+    return float((fine - half).square().mean().sqrt())
+
+
+def round_trip_error_nm(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, order: int) -> float:
+    """RMS over coordinates of where the flow to σ_max and back misses its start, nm; ``sigma_nm`` rises."""
+    away = flow(denoise, positions_nm, sigma_nm, trace=no_trace, order=order)
+    back = flow(denoise, away.positions_nm, sigma_nm.flip(0), trace=no_trace, order=order)
+    return float((back.positions_nm - positions_nm).double().square().mean().sqrt())
 
 
 def _full(x: Positions, sigma: float) -> Float[Tensor, " batch"]:

@@ -54,22 +54,43 @@ def stochastic(
     return x
 
 
-def dpmpp_2m(denoise: Denoise, start_nm: Positions, sigma_nm: Levels) -> Positions:
-    """DPM-Solver++(2M), multistep in λ = −ln σ; one evaluation a step, deterministic.
+def dpmpp_2m(
+    denoise: Denoise,
+    start_nm: Positions,
+    sigma_nm: Levels,
+    *,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Positions:
+    """DPM-Solver++(2M), multistep in λ = −ln σ; one evaluation a step.
 
-    Reference: Lu et al. 2022 (arXiv 2211.01095), algorithm 2, for variance-exploding noise.
+    η = 0 is the probability-flow ODE, deterministic. η > 0 is a stochastic sibling of the same marginals, backwards in
+    σ, dx = (1 + η) (x − D)/σ dσ + √(2ησ) dw, in which noise undoes errors of earlier steps: with h = λ' − λ
+
+        x' = (σ'/σ) e^{−ηh} x + (1 − e^{−(1+η)h}) D̂ + σ' √(1 − e^{−2ηh}) ε ,
+
+    D̂ the last two denoised conformers drawn on to the middle of the step. Draws from ``generator`` where η > 0.
+
+    Raises:
+        ValueError: η > 0 without a generator.
+        Reference: Lu et al. 2022 (arXiv 2211.01095), algorithm 2, and its SDE form (η = 1); Karras et al. 2022,
+    eq. 6 with β = η/σ, for the family of SDEs.
     """
+    if eta > 0.0 and generator is None:
+        raise ValueError("a stochastic solver (eta > 0) needs a generator")
     x, previous, previous_step = start_nm, None, 0.0
     for sigma, sigma_next in _pairs(sigma_nm):
         denoised = denoise(x, _full(x, sigma))
         if sigma_next == 0.0:
             return denoised
         step = math.log(sigma / sigma_next)
-        direction = denoised
+        drawn_on = denoised
         if previous is not None:
-            ratio = previous_step / step
-            direction = (1 + 1 / (2 * ratio)) * denoised - 1 / (2 * ratio) * previous
-        x = (sigma_next / sigma) * x - math.expm1(-step) * direction
+            drawn_on = denoised + 0.5 * (step / previous_step) * (denoised - previous)
+        x = (sigma_next / sigma) * math.exp(-eta * step) * x - math.expm1(-(1.0 + eta) * step) * drawn_on
+        if generator is not None and eta > 0.0:
+            noise = centred_noise(tuple(x.shape), generator=generator, dtype=x.dtype)
+            x = x + sigma_next * math.sqrt(-math.expm1(-2.0 * eta * step)) * noise
         previous, previous_step = denoised, step
     return x
 

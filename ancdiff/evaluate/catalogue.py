@@ -67,6 +67,17 @@ METRICS: dict[str, Metric] = {
     "rmsf_nm": Metric("nm", "RMSF", "RMS fluctuation about the mean structure, RMS over atoms", 0.0),
     "rmsf_error_nm": Metric("nm", "RMSF error", "RMS over atoms of the difference of RMSFs", 0.0),
     "rmsf_correlation": Metric("", "RMSF correlation", "Pearson correlation of the RMSF over atoms", -1.0, 1.0),
+    "effective_share": Metric(
+        "", "effective samples", "effective sample size of the importance weights, as a share of the samples", 0.0, 1.0
+    ),
+    "pareto_k": Metric(
+        "",
+        "Pareto k",
+        "shape of the tail of the importance weights; nothing is claimed above 0.7 (less for few samples)",
+    ),
+    "log_density_error_nats": Metric(
+        "nats", "log-density error", "RMS standard error of the log-densities from estimated traces", 0.0
+    ),
     "pair_rmsd_nm": Metric("nm", "pairwise RMSD", "mean RMSD between two conformers of the ensemble", 0.0),
 }
 

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from ancdiff.chemistry import REFUSALS
 from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.errors import InputError
 from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol
 from ancdiff.forcefield.relax import Relaxer
+from ancdiff.forcefield.small_molecules import NO_ELECTRONS, longest_bonds_nm, make_small_template
 from ancdiff.forcefield.system import GROUPS
 from ancdiff.forcefield.template import Template, make_template
 from ancdiff.molecules import Molecule, signed_volumes
@@ -21,6 +23,9 @@ FAILURES: dict[str, str] = {
     "clash": "two atoms of the input lie within 0.05 nm of each other, beyond repair by moving hydrogens",
     "broken_chirality": "a stereocentre has the wrong hand (D instead of L)",
     "nan_energy": "the energy or the relaxed positions are not finite",
+    "broken_bond": "a molecule's bond is longer than 1.5 × its atoms' covalent radii, before or after relaxation",
+    "no_electrons": "the electrons of GFN2-xTB do not converge",
+    **REFUSALS,
     "not_converged": "after score.max_iterations the RMS force on the moving atoms is above ten times the tolerance",
 }
 _TOO_NEAR_NM = 0.05
@@ -65,7 +70,10 @@ class Scorer:
     ) -> None:
         self.molecule, self._score = molecule, score
         self._temperature_kelvin = forcefield.temperature_kelvin
-        self.template: Template = make_template(molecule, example_nm, forcefield)
+        small = molecule.bond_orders is not None
+        make = make_small_template if small else make_template
+        self.template: Template = make(molecule, example_nm, forcefield)
+        self._longest_bonds_nm = longest_bonds_nm(molecule) if small else np.full(len(molecule.bonds), np.inf)
         self.relaxer = Relaxer(self.template, forcefield, score, threads=threads)
         self._pairs = np.argwhere(np.triu(np.ones((molecule.n_atoms, molecule.n_atoms), dtype=bool), k=1))
         self._nearest_nm = nearest_allowed_nm(molecule)[self._pairs[:, 0], self._pairs[:, 1]]
@@ -93,6 +101,8 @@ class Scorer:
             return row | {"status": "clash"}
         if self._wrong_hand(input_nm):
             return row | {"status": "broken_chirality"}
+        if self._broken_bond(input_nm):
+            return row | {"status": "broken_bond"}
         return row | self._energies(input_nm, whole_nm)
 
     def _energies(
@@ -104,8 +114,8 @@ class Scorer:
             placed = self.relaxer.energy_kj_mol(whole_nm)
             relaxed = self.relaxer.relax(whole_nm)
             parts = self.relaxer.parts_kj_mol(relaxed.positions_nm)
-        except openmm.OpenMMException:  # 'Particle coordinate is NaN' and its kin
-            return {"status": "nan_energy"}
+        except openmm.OpenMMException as error:  # 'Particle coordinate is NaN' and its kin
+            return {"status": "no_electrons" if NO_ELECTRONS in str(error) else "nan_energy"}
         total = sum(parts.values())
         if not (np.isfinite(total) and np.isfinite(placed)):
             return {"status": "nan_energy"}
@@ -113,12 +123,15 @@ class Scorer:
         found = {"displacement_nm": float(np.sqrt(np.mean(np.sum(moved_nm**2, axis=-1))))}
         if self._wrong_hand(relaxed.positions_nm[self.template.input_atoms]):
             return found | {"status": "broken_chirality"}
+        if self._broken_bond(relaxed.positions_nm[self.template.input_atoms]):
+            return found | {"status": "broken_bond"}
         if relaxed.rms_force_kj_mol_nm > _CONVERGED_FACTOR * self._score.tolerance_kj_mol_nm:
             return found | {"status": "not_converged"}
         entropy = self._entropy_kj_mol(relaxed.positions_nm)
         energies = {
             "energy_kj_mol": total + entropy,
             "energy_placed_kj_mol": placed,
+            "strain_kj_mol": placed - total,
             "hydrogen_entropy_kj_mol": entropy,
         }
         return found | energies | {f"{part}_kj_mol": parts[part] for part in GROUPS} | {"status": "ok"}
@@ -128,6 +141,10 @@ class Scorer:
             return 0.0
         hydrogens = self.template.placer.hydrogens
         return hydrogen_entropy_kj_mol(self.relaxer.forces_kj_mol_nm, relaxed_nm, hydrogens, self._temperature_kelvin)
+
+    def _broken_bond(self, input_nm: Float[np.ndarray, "input 3"]) -> bool:
+        ends = input_nm[self.molecule.bonds]
+        return bool((np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1) > self._longest_bonds_nm).any())
 
     def _wrong_hand(self, input_nm: Float[np.ndarray, "input 3"]) -> bool:
         return bool((signed_volumes(input_nm[None], self.molecule.stereocentres) <= 0).any())
@@ -165,5 +182,5 @@ def nearest_allowed_nm(molecule: Molecule) -> Float[np.ndarray, "atoms atoms"]:
 
 def _failed_row() -> dict[str, Any]:
     empty = ("energy_kj_mol", "energy_placed_kj_mol", *(f"{part}_kj_mol" for part in GROUPS))
-    empty += ("hydrogen_entropy_kj_mol", "displacement_nm")
+    empty += ("hydrogen_entropy_kj_mol", "strain_kj_mol", "displacement_nm")
     return dict.fromkeys(empty, np.nan) | {"clashes": 0, "status": "ok"}

@@ -19,6 +19,7 @@ from ancdiff.forcefield.hydrogens import Rotor, turn_rotor
 from ancdiff.forcefield.lbfgs import minimise_lbfgs
 from ancdiff.forcefield.metric import HydrogenMetric
 from ancdiff.forcefield.platforms import choose_platform, platform_properties
+from ancdiff.forcefield.small_molecules import ModelMetric, SmallTemplate
 from ancdiff.forcefield.system import GROUPS, RESTRAINT_GROUP
 from ancdiff.forcefield.template import Template
 
@@ -57,7 +58,11 @@ class Relaxer:
             self.moving = np.setdiff1d(self.moving, heavy)
         self._restraint = _add_restraint(system, heavy, score) if self.mode == "restrained" else None
         self._heavy = heavy
-        self._metric = HydrogenMetric(template, system) if self.mode == "hydrogens" else None
+        self._metric: HydrogenMetric | ModelMetric | None = None
+        if isinstance(template, SmallTemplate):
+            self._metric = ModelMetric(template, self.moving)
+        elif self.mode == "hydrogens":
+            self._metric = HydrogenMetric(template, system)
         self._rotors = () if self.mode == "none" else template.placer.polar_rotors
         self._precondition: Callable[[np.ndarray], np.ndarray] | None = None
         platform = choose_platform(forcefield.platform, system)
@@ -153,13 +158,18 @@ class Relaxer:
     def _minimise(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Relaxed:
         if self._precondition is None:
             return self._minimise_plainly(positions_nm)
+        import openmm
+
         moving, score = self.moving, self._score
         whole_nm = positions_nm.copy()
 
         def energy_and_gradient(x_nm: np.ndarray) -> tuple[float, np.ndarray]:
             whole_nm[moving] = x_nm.reshape(-1, 3)
-            self.context.setPositions(whole_nm)
-            state = self.context.getState(forces=True, energy=True)
+            try:
+                self.context.setPositions(whole_nm)
+                state = self.context.getState(forces=True, energy=True)
+            except openmm.OpenMMException:  # no energy there: a step too far
+                return np.inf, np.zeros_like(x_nm)
             forces = _forces(state)
             return float(state.getPotentialEnergy()._value), -forces[moving].ravel()
 
@@ -172,7 +182,8 @@ class Relaxer:
             max_step=_MAX_STEP_NM,
         )
         whole_nm[moving] = found.x.reshape(-1, 3)
-        return Relaxed(whole_nm, found.value, found.rms_gradient)
+        energy = found.value if self._restraint is None else self.energy_kj_mol(whole_nm)
+        return Relaxed(whole_nm, energy, found.rms_gradient)
 
     def _minimise_plainly(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Relaxed:
         import openmm

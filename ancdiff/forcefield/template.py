@@ -116,7 +116,8 @@ def check_residues(molecule: Molecule) -> None:
             raise InputError(
                 f"'{name}' is not a residue that the force field knows",
                 where=at,
-                fix=f"use the standard L amino acids and caps: {' '.join(RESIDUES)}",
+                fix=f"use the standard L amino acids and caps: {' '.join(RESIDUES)}; of another molecule hand in an "
+                "SDF file as topology and set forcefield.small_molecule",
             )
         atoms = np.flatnonzero(molecule.residue_of_atom == r)
         there = {molecule.atom_names[i] for i in atoms if molecule.elements[i] != "H"}

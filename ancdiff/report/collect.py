@@ -19,6 +19,7 @@ from ancdiff.corridor import (
     aligned_model,
     models,
     named_seeds,
+    reweighted,
     split_model,
 )
 from ancdiff.molecules import Ensemble
@@ -40,7 +41,8 @@ def words(ensemble: str) -> str:
     if ensemble in _MD_WORDS:
         return _MD_WORDS[ensemble]
     name = split_model(ensemble)
-    return "pretrained" if name.round_number == 0 else f"{_OBJECTIVE_WORDS[name.line]}, round {name.round_number}"
+    model = "pretrained" if name.round_number == 0 else f"{_OBJECTIVE_WORDS[name.line]}, round {name.round_number}"
+    return f"{model}, reweighted" if name.reweighted else model
 
 
 def words_with_seed(ensemble: str) -> str:
@@ -157,6 +159,15 @@ class Run:
             return np.nan
         rows = table[(table["model"] == model) & (table["system"] == system) & (table["metric"] == metric)]
         return float(rows[wanted].iloc[0]) if len(rows) else np.nan
+
+    def with_reweighted(self, names: Iterable[str]) -> list[str]:
+        """The ensembles, each followed by itself reweighted where the tables have it."""
+        known = set(self.metrics["ensemble"])
+        out = []
+        for name in names:
+            weighted = "" if name in MD_ENSEMBLES else reweighted(name)
+            out += [name, weighted] if weighted in known else [name]
+        return out
 
     def select(self, metric: str, **where: str) -> pd.DataFrame:
         """Rows of a metric, by other columns; residue and basin are empty unless given."""

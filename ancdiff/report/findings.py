@@ -11,6 +11,7 @@ from ancdiff.report.collect import Run, pool_weights, words, words_with_seed
 
 _FEW_EFFECTIVE = 10.0
 _WORRYING_RISE_KT = 2.0
+_MOST_OF_A_KIND = 5
 _SOLVENT_WORDS = {"obc2": "OBC2 implicit solvent", "gbn2": "GBn2 implicit solvent", "vacuum": "vacuum"}
 
 
@@ -102,15 +103,19 @@ def _beside(run: Run, model: str) -> str:
 
 def cautions(run: Run) -> list[str]:
     """What went wrong or is weak in this run; empty where nothing is."""
-    out = []
     lost = run.metrics[(run.metrics["metric"] == "conformers_finite") & (run.metrics["value"] < 1)]
-    for row in _rows(lost):
+    said = []
+    for row in _rows(lost.sort_values("value", kind="stable")):
         whose = f"{_percent(1 - row.value)} of the conformers of {words_with_seed(row.ensemble)}, {row.system},"
-        out.append(f"{whose} have coordinates that are not numbers; they are left out of every other metric.")
+        said.append(f"{whose} have coordinates that are not numbers; they are left out of every other metric.")
+    out = _first(said)
+    out += _refused(run)
     failed = run.metrics[(run.metrics["metric"] == "energy_failed") & (run.metrics["value"] > 0.01)]
-    for row in _rows(failed):
+    said = []
+    for row in _rows(failed.sort_values("value", ascending=False, kind="stable")):
         whose = f"{_percent(row.value)} of the conformers of {words_with_seed(row.ensemble)}, {row.system},"
-        out.append(f"{whose} got no energy (reasons: score/{row.ensemble}/{row.system}.parquet).")
+        said.append(f"{whose} got no energy (reasons: score/{row.ensemble}/{row.system}.parquet).")
+    out += _first(said)
     if run.select("free_energy_error_kt", against="reference").empty:
         out.append(
             "There is no reference MD: models are compared with their training MD only, and whether alignment made the "
@@ -135,11 +140,31 @@ def cautions(run: Run) -> list[str]:
             f"{few.system} in {_round_words(few.model)}. More samples, or a target effective sample size "
             "(align.temper), help."
         )
-    hot = pools[pools["temperature_kelvin"] > _temperature(run) + 0.5]
+    hot = pools[pools["temperature_kelvin"] > _temperature(run) + 0.5].sort_values(
+        "temperature_kelvin", ascending=False, kind="stable"
+    )
+    said = []
     for row in _rows(hot):
-        out.append(
+        said.append(
             f"The weights of {row.system} in {_round_words(row.model)} were tempered to {row.temperature_kelvin:.0f} K."
         )
+    return out + _first(said)
+
+
+_REFUSED_WORDS = {
+    "heavy_tail": "a few of its samples carry the weight (Pareto k {k:.2f})",
+    "few_conformers": "too few of its samples have an energy",
+}
+
+
+def _refused(run: Run) -> list[str]:
+    """Reweighted ensembles of which nothing is claimed, and why."""
+    rows = run.select("pareto_k")
+    out = []
+    for row in _rows(rows[rows["status"] != "ok"]) if "status" in rows else []:
+        why = _REFUSED_WORDS[row.status].format(k=row.value)
+        name = words_with_seed(row.ensemble)
+        out.append(f"Nothing is claimed of {name}, {row.system}: {why}. Its numbers are left empty.")
     return out
 
 
@@ -199,6 +224,12 @@ def _worst(run: Run, column: str, pick: Any) -> tuple[str, float] | None:
         return None
     worst = float(pick(values))
     return str(values.index[int(np.argmax(values.to_numpy() == worst))]), worst
+
+
+def _first(said: list[str]) -> list[str]:
+    """The first sentences of one kind, and how many more there are."""
+    left = len(said) - _MOST_OF_A_KIND
+    return said if left <= 1 else [*said[:_MOST_OF_A_KIND], f"… and {left} more like the last."]
 
 
 def _mean_words(run: Run) -> str:

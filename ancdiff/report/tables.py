@@ -71,6 +71,11 @@ MORE_COLUMNS = (
     Column("rmsf_error_nm", "rmsf_error_nm", "reference", "RMSF error", "pm, to reference", "", "{:.1f}", 1000.0),
     Column("pair_rmsd_nm", "pair_rmsd_nm", "", "Pairwise RMSD", "nm", "", "{:.3f}"),
 )
+# Shown where a run has reweighted ensembles.
+WEIGHT_COLUMNS = (
+    Column("effective_share", "effective_share", "", "Effective samples", "% of the samples", "", "{:.1f}", 100.0),
+    Column("pareto_k", "pareto_k", "", "Pareto k", "tail of the weights", "", "{:.2f}"),
+)
 
 
 def number(value: float, column: Column) -> str:
@@ -91,7 +96,7 @@ def span(low: float, high: float, column: Column) -> str:
 
 def headline(run: Run) -> dict[str, Any]:
     """One row per ensemble averaged over systems, the floor last."""
-    order = ["training", *run.models, "reference"]
+    order = ["training", *run.with_reweighted(run.models), "reference"]
     rows = [
         _row(name, [_summary_cell(run, name, c) for c in COLUMNS]) | {"name": words_with_seed(name)}
         for name in order
@@ -106,7 +111,7 @@ def over_seeds(run: Run) -> dict[str, Any] | None:
     """Mean and interval over seeds of every model: averaged over systems, then of each; None in a run with one seed."""
     if len(run.seeds) < 2:
         return None
-    lines = list(dict.fromkeys(without_seed(model) for model in run.models))
+    lines = list(dict.fromkeys(without_seed(model) for model in run.with_reweighted(run.models)))
     groups = []
     for system in (MEAN_OVER_SYSTEMS, *run.pictured_systems):
         rows = [_row(name, [_seeds_cell(run, name, system, c) for c in COLUMNS]) for name in lines]
@@ -118,12 +123,13 @@ def over_seeds(run: Run) -> dict[str, Any] | None:
 
 def per_system(run: Run) -> dict[str, Any]:
     """The shown ensembles of each system."""
-    columns = (*COLUMNS, *MORE_COLUMNS)
+    weighted = not run.select("pareto_k").empty
+    columns = (*COLUMNS, *MORE_COLUMNS, *(WEIGHT_COLUMNS if weighted else ()))
     tables = {(c.metric, c.against): _by_system(run, c) for c in columns}
     groups = []
     for system in run.pictured_systems:
         settings, rows = run.settings.systems[system], []
-        for name in run.shown:
+        for name in run.with_reweighted(run.shown):
             cells = [_metric_cell(tables[c.metric, c.against].get((system, name)), c) for c in columns]
             rows.append(_row(name, cells))
         held_out = ", never seen in training" if settings.split == "test" else ""

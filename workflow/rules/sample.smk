@@ -2,6 +2,7 @@
 #   in   pretrain/…/model.safetensors or align/<model>/model.safetensors; dataset/<system>/topology.pdb
 #   out  sample/<model>/<system>/conformers.dcd, topology.pdb  a pair that viewers open
 #        sample/<model>/<system>/conformers.json               what made it
+#        sample/<model>/<system>/log_density.parquet           log p of each conformer, with sample.log_density
 
 
 rule sample:
@@ -14,6 +15,7 @@ rule sample:
         conformers="<results>/sample/{model}/{system}/conformers.dcd",
         topology="<results>/sample/{model}/{system}/topology.pdb",
         record="<results>/sample/{model}/{system}/conformers.json",
+        densities=RUN.sampled_densities(),
     log:
         "<results>/logs/sample/{model}/{system}.log",
     benchmark:
