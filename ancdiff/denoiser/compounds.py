@@ -172,8 +172,8 @@ class CompoundLayer(nn.Module):
 
 
 def vector_channels(pair_width: int) -> int:
-    """Vectors that each atom carries."""
-    return max(4, pair_width // 4)
+    """Vectors that each atom carries: beyond a few they cost more than they tell."""
+    return min(16, max(4, pair_width // 4))
 
 
 def _distance(difference: Float[Tensor, "*axes 3"]) -> Float[Tensor, "*axes 1"]:
