@@ -17,6 +17,7 @@ import click
 from ancdiff.config import Config, StageConfig, load_config
 from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, generated_sets, split_model
 from ancdiff.errors import AncdiffError, ConfigError
+from ancdiff.origins import describe
 from ancdiff.workflow import SECTIONS, check_systems, corridor_of
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -294,9 +295,9 @@ def check(config: Path) -> None:
     corridor = corridor_of(resolved)
     click.echo(f"{config} holds.\nresults  {corridor.root}/\nsystems  {len(corridor.systems)}")
     for name, system in resolved.systems.items():
-        origin = system.sequence or f"{system.topology}, {len(system.training)} + {len(system.reference)} trajectories"
-        if system.compounds is not None:
-            origin = f"compounds of {system.compounds.source}"
+        origin = describe(system)
+        if system.topology is not None:
+            origin += f", {len(system.training)} + {len(system.reference)} trajectories"
         click.echo(f"  {name:12s} {system.split:5s} {origin}")
     click.echo(f"models   {', '.join(corridor.models)}")
     if any(system.compounds for system in resolved.systems.values()):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ancdiff import compound_denoising
 from ancdiff.artifacts import read_table, write_table
 from ancdiff.compound_files import read_compounds
-from ancdiff.config import PretrainSettings, StageConfig
+from ancdiff.config import DiffusionSettings, PretrainSettings, StageConfig
 from ancdiff.corridor import PRETRAINED, Layout
 from ancdiff.denoiser.compounds import CompoundDenoiser
 from ancdiff.denoiser.network import Denoiser
@@ -128,13 +128,14 @@ def _loss_parts(
         training, settings.pretrain.batch_size, settings.diffusion, sigma_data_nm=sigma_data_nm, generator=generator
     )
     conformers = sum(len(batch) for _, batch in blocks)
-    return [partial(_part_loss, blocks=part, conformers=conformers) for part in split_blocks(blocks, parts)]
+    loss = partial(_part_loss, diffusion=settings.diffusion, conformers=conformers)
+    return [partial(loss, blocks=part) for part in split_blocks(blocks, parts)]
 
 
 def _part_loss(
-    denoiser: Denoiser, *, blocks: Sequence[Block], conformers: int
+    denoiser: Denoiser, *, blocks: Sequence[Block], diffusion: DiffusionSettings, conformers: int
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    return denoising_blocks_loss(denoiser, blocks, conformers=conformers), {}
+    return denoising_blocks_loss(denoiser, blocks, diffusion, conformers=conformers), {}
 
 
 def _plan(settings: PretrainSettings) -> TrainingPlan:
@@ -160,4 +161,4 @@ def _validation_loss(denoiser: Denoiser, validation: Sequence[Conformers], setti
         sigma_data_nm=denoiser.sigma_data_nm,
         generator=generator,
     )
-    return float(denoising_blocks_loss(denoiser, blocks))
+    return float(denoising_blocks_loss(denoiser, blocks, settings.diffusion))

@@ -264,7 +264,8 @@ def pareto_smoothed(
 
     The M = min(n/5, 3√n) largest weights above their cutoff are replaced by the tail's expected order statistics,
     F⁻¹((z − ½)/M), and none is left larger than the largest was. Moments of the weights of order below 1/k are finite.
-    k is NaN for fewer than five weights in the tail, −∞ where the tail's weights are all equal: nothing to smooth.
+    Without a fit the weights stay as they are: k is NaN for fewer than five weights in the tail, −∞ where its weights
+    are all equal, and ∞ where a quarter of them are at the cutoff and others far above.
 
     Reference: Vehtari et al. 2024 (arXiv 1507.02646), section 2.4.
     """
@@ -278,7 +279,9 @@ def pareto_smoothed(
     cutoff = max(log_weight[order[-m - 1]], np.log(np.finfo(np.float64).tiny))
     excess = np.exp(log_weight[tail]) - np.exp(cutoff)
     smoothed, k = log_weight.copy(), -np.inf
-    if excess[-1] > 1e-12:
+    if excess[-1] > 1e-12 and excess[_quartile(m)] <= 1e-300:
+        k = np.inf
+    elif excess[-1] > 1e-12:
         k, scale = fit_pareto_tail(np.maximum(excess, 0.0))
         probability = (np.arange(m) + 0.5) / m
         quantile = -np.log1p(-probability) if abs(k) < 1e-12 else np.expm1(-k * np.log1p(-probability)) / k
@@ -286,8 +289,15 @@ def pareto_smoothed(
     return smoothed - _logsumexp(smoothed), k
 
 
+def _quartile(n: int) -> int:
+    """Place of the first quartile of n values in rising order."""
+    return max(int(n / 4 + 0.5) - 1, 0)
+
+
 def fit_pareto_tail(excess: Float[np.ndarray, " excess"]) -> tuple[float, float]:
-    """Shape k and scale of the generalised Pareto distribution of rising excesses x ≥ 0, 1 − F = (1 + kx/s)^{−1/k}.
+    """Shape k and scale of the generalised Pareto distribution of rising excesses x, 1 − F = (1 + kx/s)^{−1/k}.
+
+    The first quartile must be above 0.
 
     The posterior mean of θ = −k/s over a grid, k drawn a little to 0.5 as by ten excesses of such a tail.
 
@@ -295,7 +305,7 @@ def fit_pareto_tail(excess: Float[np.ndarray, " excess"]) -> tuple[float, float]
         Zhang and Stephens 2009, Technometrics 51, 316; Vehtari et al. 2024, appendix G.
     """
     n = len(excess)
-    largest, quartile = excess[-1], max(excess[int(n / 4 + 0.5) - 1], 1e-12 * excess[-1])
+    largest, quartile = excess[-1], excess[_quartile(n)]
     points = 30 + int(np.sqrt(n))
     theta = 1.0 / largest + (1.0 - np.sqrt(points / (np.arange(points) + 0.5))) / (3.0 * quartile)
     shape = np.mean(np.log1p(-theta[:, None] * excess), axis=1)

@@ -31,6 +31,7 @@ from ancdiff.corridor import (
     without_seed,
 )
 from ancdiff.errors import AncdiffError, ConfigError, InputError
+from ancdiff.origins import is_particles, is_scored, is_simulated
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp
 
 # MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
@@ -43,7 +44,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "dataset": ("systems", "dataset"),
     "pretrain": ("systems", "denoiser", "diffusion", "pretrain"),
     "sample": ("diffusion", "sample"),
-    "score": ("forcefield", "score"),
+    "score": ("systems", "forcefield", "score"),
     "align": ("systems", "forcefield", "diffusion", "align"),
     "generate": ("diffusion", "generate"),
     "evaluate": ("run", "systems", "forcefield", "align", "evaluate", "diffusion", "generate"),
@@ -92,7 +93,16 @@ class Corridor:
 
     def simulate_inputs(self, wildcards: Any) -> list[Path]:
         """Bundled files of an MD data set, where the run copies them."""
-        return bundled_files(wildcards.system, wildcards.md) if self.config.simulate.source == "bundled" else []
+        bundled = self.config.simulate.source == "bundled"
+        copied = bundled and self.config.systems[wildcards.system].sequence is not None
+        return bundled_files(wildcards.system, wildcards.md) if copied else []
+
+    def score_settings(self, wildcards: Any) -> str:
+        """As `settings`, with the one system where it has an exact energy, which is written there; else with none."""
+        sections = json.loads(self.settings("score"))
+        exact = self.config.systems[wildcards.system].exact is not None
+        sections["systems"] = {wildcards.system: sections["systems"][wildcards.system]} if exact else {}
+        return json.dumps(sections, sort_keys=True, separators=(",", ":"))
 
     def pretrained_model(self, wildcards: Any) -> str:
         """The model of a pretraining job."""
@@ -118,7 +128,7 @@ class Corridor:
     def md_ensembles(self, system: str) -> list[str]:
         """MD data sets that a system has: a user's own one may come without a reference."""
         settings = self.config.systems[system]
-        return [md for md in MD_ENSEMBLES if settings.sequence is not None or getattr(settings, md)]
+        return [md for md in MD_ENSEMBLES if is_simulated(settings) or getattr(settings, md)]
 
     def ensembles(self, system: str) -> list[str]:
         """Every ensemble of a system, MD first."""
@@ -129,7 +139,7 @@ class Corridor:
         simulated = [
             self.layout.simulated(name, md)
             for name, system in self.config.systems.items()
-            if system.sequence is not None
+            if is_simulated(system)
             for md in MD_ENSEMBLES
         ]
         return {
@@ -200,13 +210,18 @@ class Corridor:
         )
 
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
-        """Every ensemble of every system, its energies, and its log-densities where they are asked for."""
+        """Every ensemble of every system, its energies, and its log-densities where they are asked for.
+
+        And the models, where there are particles to turn and swap.
+        """
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
         sampled = [pair for pair in pairs if pair[0] not in MD_ENSEMBLES and self.config.sample.log_density != "none"]
+        particles = any(is_particles(system) for system in self.config.systems.values())
         return {
             "densities": [self.layout.log_densities(*pair) for pair in sampled],
             "conformers": [self.layout.ensemble(*pair) for pair in pairs],
-            "energies": [self.layout.energies(*pair) for pair in pairs],
+            "energies": [self.layout.energies(*pair) for pair in pairs if is_scored(self.config.systems[pair[1]])],
+            "networks": [self.layout.model(model) for model in self.models] if particles else [],
         }
 
     def report_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
@@ -312,7 +327,8 @@ def check_systems(config: Config) -> None:
     must agree on.
 
     Raises:
-        ConfigError: there is no system, or none to train on; or a rung of the ladder is below the run's temperature.
+        ConfigError: there is no system, or none to train on; a trained one has no energy to align with; or a rung of
+            the ladder is below the run's temperature.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -324,6 +340,13 @@ def check_systems(config: Config) -> None:
     if all(system.split == "test" for system in config.systems.values()):
         raise ConfigError(
             "there is no system to train on", where="systems", fix="leave at least one with split: train (the default)"
+        )
+    bare = [name for name, system in config.systems.items() if system.split == "train" and not is_scored(system)]
+    if bare and config.align.rounds > 0:
+        raise ConfigError(
+            f"{', '.join(bare)}: points have no energy to align a model with",
+            where="align.rounds",
+            fix="write  align: {rounds: 0},  or give these systems split: test",
         )
     target = config.forcefield.temperature_kelvin
     if config.align.temper is not None and any(rung < target for rung in config.align.temper.ladder_kelvin):

@@ -19,10 +19,13 @@ from ancdiff.dataset import compounds
 from ancdiff.dataset.checks import check_frames
 from ancdiff.dataset.frames import MdFrames
 from ancdiff.dataset.peptides import read_simulated
+from ancdiff.dataset.points import check_particles
 from ancdiff.dataset.split import independent_halves, validation_frames
 from ancdiff.dataset.trajectories import read_trajectories
 from ancdiff.errors import AncdiffError, StageError
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import is_simulated
+from ancdiff.particles import RESIDUE
 from ancdiff.provenance import made_by
 
 SPLIT_COLUMNS = ("system", "md", "frame", "replica", "half", "split")
@@ -89,9 +92,11 @@ def run(settings: StageConfig, *, results: Path) -> None:
 
 
 def _read(results: Path, name: str, system: SystemSettings) -> dict[str, MdFrames]:
-    if system.sequence is None:
+    if not is_simulated(system):
         return read_trajectories(name, system)
-    return {md: read_simulated(results, name, md, sequence=system.sequence) for md in MD_ENSEMBLES}
+    residues = [RESIDUE] if system.sequence is None else system.sequence.split("-")
+    sets = {md: read_simulated(results, name, md, residues=residues) for md in MD_ENSEMBLES}
+    return sets if system.sequence is not None else {md: check_particles(f, system) for md, f in sets.items()}
 
 
 def _check(name: str, md: str, frames: MdFrames, max_bond_stretch: float) -> _Checked:

@@ -46,6 +46,18 @@ CAPTIONS: dict[str, Caption] = {
         "directions as in the reference MD, and for bonds that do not belong.",
         "Stick drawings of superposed conformers of {system}, one panel per ensemble.",
     ),
+    "pair_distances": Caption(
+        "Distances of all pairs of particles",
+        "The shape's fingerprint, whatever its orientation and order. A model that samples well lies upon the black "
+        "line of the held-out data.",
+        "Histograms of pair distances in nm for each system, one line per ensemble.",
+    ),
+    "reverse_path": Caption(
+        "{system} ({molecule}): from noise to shape",
+        "One sample at falling noise, each panel at its own scale, and beside it one held-out conformer; near "
+        "particles are larger and darker. The whole way is reverse.dcd, a movie for PyMOL or VMD.",
+        "Scatter drawings of one conformer of {system} at falling noise, from a ball of noise to the sample.",
+    ),
     "pretraining": Caption(
         "Pretraining",
         "Denoising loss on batches of training frames (pale: each record) and on frames kept for validation. A "

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from ancdiff.artifacts import write_atomically
 from ancdiff.config import RunSettings
-from ancdiff.report import conformers, figures, findings, tables
+from ancdiff.origins import describe
+from ancdiff.report import conformers, figures, findings, particles, tables
 from ancdiff.report.captions import CAPTIONS
 from ancdiff.report.collect import Run, records, stage_times
 from ancdiff.report.style import ELEMENT_COLOURS, house_style
@@ -114,6 +115,8 @@ def _sections(run: Run) -> Iterator[Section]:
     yield Section("populations", "Populations", "Do the basins fill as they should?", populations)
     yield Section("maps", "Ramachandran maps", _MAP_WORDS, _each(run, "ramachandran", figures.ramachandran_maps))
     yield Section("energies", "Energies", "", picture("energies", figures.energy_histograms(run)))
+    shapes = picture("pair_distances", particles.pair_distances(run))
+    yield Section("shapes", "Shapes", "", shapes + _each(run, "reverse_path", particles.reverse_path))
     drawn = (
         f"{run.settings.report.pictured_conformers} conformers of each ensemble, evenly spaced, laid upon one backbone."
     )
@@ -129,7 +132,7 @@ def _each(run: Run, name: str, figure: Callable[[Run, str], Figure | None]) -> l
     drawn = []
     for system in run.pictured_systems:
         settings = run.settings.systems[system]
-        drawn += picture(name, figure(run, system), system=system, molecule=settings.sequence or settings.topology)
+        drawn += picture(name, figure(run, system), system=system, molecule=describe(settings))
     return drawn
 
 
