@@ -61,6 +61,22 @@ class RunSettings(Section):
         return self
 
 
+class CompoundSettings(Section):
+    """A set of many different small molecules with one geometry each (QM9), to learn from and to generate like."""
+
+    source: str = Field(description="archive of xyz files (.tar, .tar.bz2 …) or SDF")
+    excluded: str | None = Field(
+        default=None, description="list of compounds to leave out: lines that start with their numbers"
+    )
+    download: bool = Field(
+        default=False, description="fetch QM9's own files to these two paths where they are not there"
+    )
+    shares: tuple[Count, Count, Count] = Field(
+        default=(100_000, 17_748, 13_083), description="of training, validation and test; just these of all of QM9"
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="0: the split of EDM")
+
+
 class PointsSettings(Section):
     """Clouds of points drawn independently from a law; lengths but `length_nm` are reduced (1 is `length_nm`)."""
 
@@ -133,12 +149,18 @@ class SystemSettings(Section):
     reference: tuple[str, ...] = Field(default=(), description="trajectory files to compare with (own MD)")
     points: PointsSettings | None = Field(default=None, description="clouds of points from a law")
     exact: ExactSettings | None = Field(default=None, description="particles with an exact energy")
+    compounds: CompoundSettings | None = Field(default=None, description="a set of many different molecules")
     split: Literal["train", "test"] = Field(
         default="train", description="test: never seen in training, sampled all the same"
     )
 
     @model_validator(mode="after")
     def _one_origin(self) -> "SystemSettings":
+        if self.compounds is not None:
+            given = {name for name, value in self.model_dump(exclude_defaults=True).items() if value} - {"compounds"}
+            if given:
+                raise ValueError(f"'compounds' stands alone: a set of compounds has no {', '.join(sorted(given))}")
+            return self
         origins = [k for k in ("sequence", "topology", "points", "exact") if getattr(self, k) is not None]
         if len(origins) != 1:
             raise ValueError(
@@ -267,6 +289,9 @@ class DenoiserSettings(Section):
         default=32, description="width of the message between two atoms; the cost grows with it"
     )
     layers: Count = 4
+    type_scale: Positive = Field(
+        default=0.25, description="compounds: length of an atom type's one-hot, in units of the data's spread"
+    )
 
 
 class DiffusionSettings(Section):
@@ -311,6 +336,8 @@ class PretrainSettings(Section):
     ema_halflife_steps: Positive = 100.0
     validate_every_steps: Count = 250
     checkpoint_every_seconds: Positive = 20.0
+    blocks: Count = Field(default=4, description="compounds: sizes in a batch, each a dense block without padding")
+    type_weight: Positive = Field(default=0.3, description="compounds: of the atom types in the loss")
 
 
 class SampleSettings(Section):
@@ -338,6 +365,23 @@ class SampleSettings(Section):
                 f"(samples of '{self.solver}' have another density, which is not known)"
             )
         return self
+
+
+class GenerateSettings(Section):
+    """New compounds from a model: their number of atoms is drawn from the data, the rest by reverse diffusion."""
+
+    compounds: Count = 10_000
+    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "heun"
+    evaluations: Annotated[int, Field(ge=3, le=2000)] = Field(
+        default=50, description="network evaluations of a compound, at most (heun and stochastic: an odd number)"
+    )
+    compared_evaluations: tuple[Annotated[int, Field(ge=3, le=2000)], ...] = Field(
+        default=(10, 20, 100), description="further sets with so many, to compare"
+    )
+    compared_compounds: Count = Field(default=1000, description="in each of the sets to compare")
+    rho: Positive = 7.0
+    churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
+    batch_size: Count = 256
 
 
 class ScoreSettings(Section):
@@ -453,6 +497,10 @@ class EvaluateSettings(Section):
         default=3, description="how many of the most alike ones are superposed to find the nearest"
     )
     seed: Seed = 7
+    likelihood_compounds: Count = Field(
+        default=1000, description="compounds of the test part whose likelihood is bounded"
+    )
+    likelihood_levels: Count = Field(default=32, description="noise levels of the likelihood bound")
 
 
 class ReportSettings(Section):
@@ -480,10 +528,20 @@ class Config(Section):
     diffusion: DiffusionSettings = DiffusionSettings()
     pretrain: PretrainSettings = PretrainSettings()
     sample: SampleSettings = SampleSettings()
+    generate: GenerateSettings = GenerateSettings()
     score: ScoreSettings = ScoreSettings()
     align: AlignSettings = AlignSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Config":
+        kinds = {system.compounds is not None for system in self.systems.values()}
+        if len(kinds) > 1 or (True in kinds and len(self.systems) > 1):
+            raise ValueError("a set of compounds is a run of its own: give it a file with no other system")
+        if True in kinds and self.diffusion.process != "edm":
+            raise ValueError("a set of compounds is learned with diffusion.process: edm")
+        return self
 
     def sections(self, *names: str) -> str:
         """The named sections as canonical JSON: what the workflow hands to a stage and what makes it rerun."""

@@ -5,8 +5,8 @@ from ancdiff.exact_systems import PARTICLES
 
 
 def is_simulated(system: SystemSettings) -> bool:
-    """Its data are made by the stage `simulate`; those of a topology are the user's own."""
-    return system.topology is None
+    """Its data are made by the stage `simulate`; those of a topology or a set of compounds are read from files."""
+    return system.topology is None and system.compounds is None
 
 
 def is_particles(system: SystemSettings) -> bool:
@@ -25,4 +25,6 @@ def describe(system: SystemSettings) -> str:
         return f"{system.points.law}, {system.points.n_points} points"
     if system.exact is not None:
         return f"{system.exact.potential}, {PARTICLES[system.exact.potential]} particles"
+    if system.compounds is not None:
+        return f"compounds of {system.compounds.source}"
     return system.sequence or system.topology or ""

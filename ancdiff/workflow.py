@@ -17,10 +17,14 @@ from ancdiff.corridor import (
     ALIGNED_PATTERN,
     LOG_DENSITIES,
     MD_ENSEMBLES,
+    PARTS,
     REPLICATE_PATTERN,
     Layout,
     ancestors,
+    compound_sources,
+    generated_sets,
     models,
+    pretrained_models,
     replicate_model,
     seed_of,
     split_model,
@@ -42,8 +46,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "sample": ("diffusion", "sample"),
     "score": ("systems", "forcefield", "score"),
     "align": ("systems", "forcefield", "diffusion", "align"),
-    "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
-    "report": ("run", "systems", "align", "report"),
+    "generate": ("diffusion", "generate"),
+    "evaluate": ("run", "systems", "forcefield", "align", "evaluate", "diffusion", "generate"),
+    "report": ("run", "systems", "align", "report", "generate"),
 }
 
 
@@ -175,6 +180,10 @@ class Corridor:
         """Topology of the system to sample or score."""
         return self.layout.topology(wildcards.system)
 
+    def generate_compounds(self, wildcards: Any) -> int:
+        """How many compounds to generate: none but in a run of compounds."""
+        return 0
+
     def max_conformers(self, wildcards: Any) -> str:
         """Command-line limit for scoring: MD is thinned, samples are all scored."""
         limit = self.config.score.max_md_conformers
@@ -229,6 +238,57 @@ class Corridor:
         }
 
 
+class CompoundCorridor(Corridor):
+    """The way of a set of compounds: dataset, pretrain, generate, evaluate, report."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.models = pretrained_models(config)
+
+    def dataset_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """The archive and the list of what to leave out, unless they are to be downloaded."""
+        settings = [system.compounds for system in self.config.systems.values() if system.compounds]
+        return {"own": [Path(path) for one in settings if not one.download for path in compound_sources(one)]}
+
+    def dataset_trajectories(self) -> list[Path]:
+        """The three parts of the set."""
+        return [self.layout.part(part, name) for name in self.systems for part in PARTS]
+
+    def dataset_topologies(self) -> list[Path]:
+        """None: every compound has its own."""
+        return []
+
+    def training_trajectories(self) -> list[Path]:
+        """The parts that are trained on and validated with."""
+        return [self.layout.part(part, name) for name in self.systems for part in PARTS[:2]]
+
+    def generate_compounds(self, wildcards: Any) -> int:
+        """How many compounds are generated with so many network evaluations."""
+        return generated_sets(self.config.generate)[int(wildcards.evaluations)]
+
+    def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """Every generated set, the parts, and the models, for their likelihoods."""
+        generated = [
+            self.layout.generated(model, name, evaluations)
+            for model in self.models
+            for name in self.systems
+            for evaluations in generated_sets(self.config.generate)
+        ]
+        models = [self.layout.model(model) for model in self.models]
+        return {"generated": generated, "parts": self.dataset_trajectories(), "models": models}
+
+    def report_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """Everything that evaluation read, and the training curves."""
+        curves = [self.layout.model(model).parent / "metrics.parquet" for model in self.models]
+        return self.evaluate_inputs(wildcards) | {"curves": curves}
+
+
+def corridor_of(config: Config) -> Corridor:
+    """The way through the stages that fits a run's systems."""
+    compounds = any(system.compounds for system in config.systems.values())
+    return CompoundCorridor(config) if compounds else Corridor(config)
+
+
 def bundled_files(system: str, md: str) -> list[Path]:
     """Files of an MD data set that the repository keeps, as seen from the working folder."""
     folder = Path(os.path.relpath(BUNDLED_MD / system))
@@ -237,6 +297,8 @@ def bundled_files(system: str, md: str) -> list[Path]:
 
 def own_files(system: SystemSettings) -> list[Path]:
     """Files of a system that the user hands in."""
+    if system.compounds is not None:
+        return [] if system.compounds.download else [Path(path) for path in compound_sources(system.compounds)]
     topology = () if system.topology is None else (system.topology,)
     return [Path(path) for path in (*topology, *system.training, *system.reference)]
 
@@ -257,7 +319,7 @@ def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
     except AncdiffError as error:
         print(f"ancdiff: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    return Corridor(config)
+    return corridor_of(config)
 
 
 def check_systems(config: Config) -> None:

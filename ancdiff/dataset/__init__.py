@@ -15,6 +15,7 @@ import pandas as pd
 from ancdiff.artifacts import write_ensemble, write_json, write_table
 from ancdiff.config import StageConfig, SystemSettings
 from ancdiff.corridor import MD_ENSEMBLES, Layout
+from ancdiff.dataset import compounds
 from ancdiff.dataset.checks import check_frames
 from ancdiff.dataset.frames import MdFrames
 from ancdiff.dataset.peptides import read_simulated
@@ -58,6 +59,9 @@ def run(settings: StageConfig, *, results: Path) -> None:
         InputError: a source is missing, unreadable, or not the molecule that it should be.
     """
     systems: dict[str, SystemSettings] = settings.systems
+    if any(system.compounds for system in systems.values()):
+        compounds.run(settings, results=results)
+        return
     if all(system.split == "test" for system in systems.values()):
         raise StageError(
             "there is no system to train on" if systems else "the run has no systems",

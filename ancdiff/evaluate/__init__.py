@@ -19,6 +19,7 @@ from ancdiff.config import Config, EvaluateSettings, StageConfig
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import load_denoiser
 from ancdiff.errors import InputError
+from ancdiff.evaluate import compounds
 from ancdiff.evaluate.catalogue import HEADLINE, METRICS
 from ancdiff.evaluate.comparison import Measurement, table
 from ancdiff.evaluate.energies import reduced_energies
@@ -39,6 +40,9 @@ def run(settings: StageConfig, *, results: Path) -> None:
     Raises:
         InputError: an ensemble is missing or unreadable, or ``dataset/split.parquet`` does not fit the MD.
     """
+    if any(system.compounds for system in settings.systems.values()):
+        compounds.run(settings, results=results)
+        return
     layout = corridor.Layout(results)
     ensembles = ensemble_names(settings)
     kt = thermal_energy_kj_mol(settings.forcefield.temperature_kelvin)

@@ -79,4 +79,27 @@ CAPTIONS: dict[str, Caption] = {
         "Near one, a single conformer decides.",
         "Line plot of the effective sample size of each system's pool against the round, logarithmic.",
     ),
+    "compound_quality": Caption(
+        "Quality against network evaluations",
+        "Shares with 95 % intervals; dashed lines are what the data's own test part scores by the same rules, which a "
+        "perfect model would reach.",
+        "Stability of atoms and of compounds, validity and uniqueness against the number of network evaluations.",
+    ),
+    "compound_lengths": Caption(
+        "Bond lengths",
+        "The most frequent kinds of bond. A good model lies upon the black line of the training part; a wider peak is "
+        "noise that was left.",
+        "Histograms of bond lengths of generated compounds and of the training part, one panel for each kind of bond.",
+    ),
+    "compound_gallery": Caption(
+        "Generated compounds",
+        "The first ones, not chosen; bonds are told by distances. Atoms with a ring have another number of bonds than "
+        "their valence.",
+        "Stick drawings of generated compounds; carbon grey, nitrogen blue, oxygen red, hydrogen light.",
+    ),
+    "compound_training": Caption(
+        "Training",
+        "Loss of each step (averaged over a fiftieth of them) and of the validation part under the averaged weights.",
+        "Line plot of the training and validation loss against the step.",
+    ),
 }

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ancdiff.artifacts import write_atomically
 from ancdiff.config import RunSettings
 from ancdiff.origins import describe
 from ancdiff.report import conformers, figures, findings, particles, tables
@@ -77,6 +78,15 @@ def picture(name: str, figure: Figure | None, **words: str) -> list[Picture]:
             wide=bool(figure.get_figwidth() > _WIDE_INCHES),
         )
     ]
+
+
+def write_png(path: Path, png: bytes) -> None:
+    """Write a figure atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(png)
+
+    write_atomically(path, write)
 
 
 def draw(run: Run) -> list[Section]:
@@ -148,8 +158,8 @@ def render(run: Run, sections: list[Section], *, record: dict[str, Any], version
         over_seeds=seeds,
         n_systems=len(run.systems),
         version=version,
-        css=_own_file("report.css"),
-        script=_own_file("viewer.js"),
+        css=own_file("report.css"),
+        script=own_file("viewer.js"),
         contents=contents,
         tiles=findings.tiles(run),
         findings=findings.findings(run),
@@ -170,7 +180,7 @@ def render(run: Run, sections: list[Section], *, record: dict[str, Any], version
     )
 
 
-def _own_file(name: str) -> Markup:
+def own_file(name: str) -> Markup:
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 
