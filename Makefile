@@ -40,6 +40,7 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	python benchmarks/bench.py
 	python benchmarks/alignment.py
+	python benchmarks/qm9.py
 
 install: $(INSTALLED)
 

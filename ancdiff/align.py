@@ -355,7 +355,7 @@ def _alignment_loss(
             _anchor_block(pool, n, align, diffusion, denoiser.sigma_data_nm, generator)
             for pool, n in zip(pools, numbers, strict=True)
         ]
-        loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks)
+        loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks, diffusion)
     return loss, {
         "ess": float(np.mean(ess)),
         "model_energy_spread": float(np.mean(spread)),
@@ -423,8 +423,8 @@ def _control_loss(
     blocks = draw_blocks(
         data, align.anchor_batch_size, diffusion, sigma_data_nm=denoiser.sigma_data_nm, generator=generator
     )
-    logged = dict.fromkeys(("ess", "model_energy_spread", "model_energy_error"), float("nan"))
-    return denoising_blocks_loss(denoiser, blocks), logged
+    logged: dict[str, float] = dict.fromkeys(("ess", "model_energy_spread", "model_energy_error"), float("nan"))
+    return denoising_blocks_loss(denoiser, blocks, diffusion), logged
 
 
 def _plan(align: AlignSettings) -> TrainingPlan:

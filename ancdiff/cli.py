@@ -15,9 +15,10 @@ from typing import Any
 import click
 
 from ancdiff.config import Config, StageConfig, load_config
-from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, split_model
+from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, generated_sets, split_model
 from ancdiff.errors import AncdiffError, ConfigError
-from ancdiff.workflow import SECTIONS, Corridor, check_systems
+from ancdiff.origins import describe
+from ancdiff.workflow import SECTIONS, check_systems, corridor_of
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _FILE = click.Path(path_type=Path)
@@ -244,6 +245,29 @@ def align(settings: StageConfig, *, results: Path, model: str, seed: int, thread
     run(settings, results=results, model=model, seed=seed, threads=threads)
 
 
+@stage_command("generate")
+@click.option("--model", type=_FILE, required=True, help="model.safetensors of a set of compounds, with its JSON.")
+@click.option("--output", type=_FILE, required=True, help="Compounds to write (.safetensors); SDF goes beside them.")
+@click.option("--seed", type=click.IntRange(min=0), required=True, help="Seed of the noise.")
+@click.option("--compounds", type=click.IntRange(min=1), help="How many; overrides generate.compounds.")
+@click.option("--evaluations", type=click.IntRange(min=3), help="Of the network; overrides generate.evaluations.")
+def generate(
+    settings: StageConfig,
+    *,
+    model: Path,
+    output: Path,
+    seed: int,
+    compounds: int | None,
+    evaluations: int | None,
+    threads: int,
+) -> None:
+    """New compounds from a model, each with its own number of atoms."""
+    from ancdiff.generate import run
+
+    settings = _overridden(settings, "generate", compounds=compounds, evaluations=evaluations)
+    run(settings, model=model, output=output, seed=seed, threads=threads)
+
+
 @stage_command("evaluate")
 @_results
 def evaluate(settings: StageConfig, *, results: Path, threads: int) -> None:
@@ -268,11 +292,17 @@ def check(config: Path) -> None:
     """Check a configuration and show what it amounts to."""
     resolved = load_config(config)
     check_systems(resolved)
-    corridor = Corridor(resolved)
+    corridor = corridor_of(resolved)
     click.echo(f"{config} holds.\nresults  {corridor.root}/\nsystems  {len(corridor.systems)}")
     for name, system in resolved.systems.items():
-        origin = system.sequence or f"{system.topology}, {len(system.training)} + {len(system.reference)} trajectories"
+        origin = describe(system)
+        if system.topology is not None:
+            origin += f", {len(system.training)} + {len(system.reference)} trajectories"
         click.echo(f"  {name:12s} {system.split:5s} {origin}")
     click.echo(f"models   {', '.join(corridor.models)}")
+    if any(system.compounds for system in resolved.systems.values()):
+        sets = ", ".join(f"{count} with {n} evaluations" for n, count in generated_sets(resolved.generate).items())
+        click.echo(f"new      compounds from each model: {sets} ({resolved.generate.solver})")
+        return
     conformers = resolved.sample.conformers
     click.echo(f"samples  {conformers} conformers of each system from each model ({resolved.sample.solver})")

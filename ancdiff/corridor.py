@@ -11,10 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from ancdiff.config import Config, Objective
+from ancdiff.config import CompoundSettings, Config, GenerateSettings, Objective
 
 MD_ENSEMBLES = ("training", "reference")
 PRETRAINED = "pretrain"
+PARTS = ("train", "validation", "test")
+"""Of a set of compounds."""
+TEST_PART = PARTS[2]
+"""The part that stands beside the generated sets in tables."""
 LOG_DENSITIES = "log_density.parquet"
 """Table beside a model's samples, where their log-densities were asked for."""
 MEAN_OVER_SYSTEMS = "(mean)"
@@ -94,6 +98,22 @@ def models(config: Config) -> list[str]:
     return [str(name) for seed in named_seeds(config) for name in _lines(config, seed)]
 
 
+def pretrained_models(config: Config) -> list[str]:
+    """The models before any alignment, one for each seed."""
+    return [model for model in models(config) if split_model(model).round_number == 0]
+
+
+def compound_sources(settings: CompoundSettings) -> tuple[str, ...]:
+    """Files that a set of compounds is read from."""
+    return (settings.source,) if settings.excluded is None else (settings.source, settings.excluded)
+
+
+def generated_sets(settings: GenerateSettings) -> dict[int, int]:
+    """Network evaluations of each set of compounds, and how many it has; the main one first."""
+    compared = {n: settings.compared_compounds for n in settings.compared_evaluations if n != settings.evaluations}
+    return {settings.evaluations: settings.compounds} | compared
+
+
 def named_seeds(config: Config) -> tuple[int | None, ...]:
     """The seeds as they stand in models' names: none in a run with one seed."""
     seeds = config.run.seeds
@@ -152,3 +172,11 @@ class Layout:
     def energies(self, ensemble: str, system: str) -> Path:
         """One row per conformer of an ensemble."""
         return self.root / "score" / ensemble / f"{system}.parquet"
+
+    def part(self, part: str, system: str) -> Path:
+        """A part of a set of compounds: ``train``, ``validation`` or ``test``."""
+        return self.root / "dataset" / system / f"{part}.safetensors"
+
+    def generated(self, model: str, system: str, evaluations: int) -> Path:
+        """Compounds that a model generated with so many network evaluations each; SDF lies beside them."""
+        return self.root / "generate" / model / system / f"evaluations_{evaluations}.safetensors"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -15,6 +16,7 @@ from ancdiff.denoiser.graph import MoleculeGraph, molecule_graph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.diffusion.energy import Noised, denoising_loss, training_noise
 from ancdiff.diffusion.noise import TrainingLevels, centre
+from ancdiff.diffusion.variance_preserving import dsm_loss, vp_noise
 from ancdiff.errors import StageError
 
 
@@ -73,7 +75,9 @@ def noisy_block(
     sigma_data_nm: float,
     generator: torch.Generator,
 ) -> Block:
-    """Conformers of one molecule under training noise. Draws from ``generator``."""
+    """Conformers of one molecule under training noise of the process. Draws from ``generator``."""
+    if diffusion.process == "vp":
+        return graph, vp_noise(positions_nm, diffusion, sigma_data_nm=sigma_data_nm, generator=generator)
     levels = training_levels(diffusion, sigma_data_nm)
     return graph, training_noise(positions_nm, levels, superpose=diffusion.superpose, generator=generator)
 
@@ -100,14 +104,24 @@ def split_blocks(blocks: Sequence[Block], parts: int) -> list[list[Block]]:
 
 
 def denoising_blocks_loss(
-    denoiser: Denoiser, blocks: Sequence[Block], *, conformers: int | None = None
+    denoiser: Denoiser,
+    blocks: Sequence[Block],
+    diffusion: DiffusionSettings | None = None,
+    *,
+    conformers: int | None = None,
 ) -> Float[Tensor, ""]:
-    """EDM loss of the blocks, summed over conformers and divided by ``conformers`` (default: how many there are)."""
+    """The process's loss of the blocks (EDM's by default, or denoising score matching), summed over conformers.
+
+    It is divided by ``conformers`` (default: how many there are).
+    """
     denoised = denoiser.blocks(
         [graph for graph, _ in blocks], [b.noisy_nm for _, b in blocks], [b.sigma_nm for _, b in blocks]
     )
+    loss = denoising_loss
+    if diffusion is not None and diffusion.process == "vp":
+        loss = partial(dsm_loss, diffusion=diffusion)
     losses = [
-        denoising_loss(batch, clean, sigma_data_nm=denoiser.sigma_data_nm)
+        loss(batch, clean, sigma_data_nm=denoiser.sigma_data_nm)
         for (_, batch), clean in zip(blocks, denoised, strict=True)
     ]
     return torch.cat(losses).sum() / (conformers or sum(len(loss) for loss in losses))

@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ancdiff import compound_denoising
 from ancdiff.artifacts import read_table, write_table
-from ancdiff.config import PretrainSettings, StageConfig
+from ancdiff.compound_files import read_compounds
+from ancdiff.config import DiffusionSettings, PretrainSettings, StageConfig
 from ancdiff.corridor import PRETRAINED, Layout
+from ancdiff.denoiser.compounds import CompoundDenoiser
 from ancdiff.denoiser.network import Denoiser
-from ancdiff.denoiser.store import choose_device, save_denoiser
+from ancdiff.denoiser.store import choose_device, save_compound_denoiser, save_denoiser
 from ancdiff.denoising import Block, Conformers, denoising_blocks_loss, draw_blocks, load_conformers, split_blocks
 from ancdiff.errors import StageError
 from ancdiff.provenance import made_by
@@ -28,6 +32,8 @@ def run(settings: StageConfig, *, results: Path, model: str = PRETRAINED, seed: 
     Raises:
         StageError: no system is for training, or the loss became non-finite.
     """
+    if any(system.compounds for system in settings.systems.values()):
+        return _learn_compounds(settings, results=results, model=model, seed=seed, threads=threads)
     layout = Layout(results)
     device = choose_device()
     # On the CPU each thread takes a part of the batch, not a part of every operation.
@@ -60,6 +66,48 @@ def run(settings: StageConfig, *, results: Path, model: str = PRETRAINED, seed: 
     write_table(folder / "metrics.parquet", metrics)
     save_denoiser(layout.model(model), ema, record)
     shutil.rmtree(work)
+    return None
+
+
+def _learn_compounds(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
+    """As `run`, for a set of compounds: positions and atom types, no graph."""
+    layout = Layout(results)
+    device = choose_device()
+    torch.set_num_threads(1)
+    parts = threads if device.type == "cpu" else 1
+    (system,) = settings.systems
+    paths = {part: layout.part(part, system) for part in ("train", "validation")}
+    sets = {part: read_compounds(path) for part, path in paths.items()}
+    training, validation = (compound_denoising.load_data(sets[part], device) for part in paths)
+
+    record = made_by("pretrain", settings=settings.as_dict(), seed=seed, parents=paths.values())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser = CompoundDenoiser(
+            settings.denoiser,
+            sigma_data_nm=compound_denoising.spread_nm(sets["train"]),
+            frequencies=compound_denoising.type_frequencies(sets["train"]),
+        ).to(device)
+    folder = layout.model(model).parent
+    work = folder / ".work" / work_key(record)
+    ema, metrics = train(
+        denoiser,
+        lambda generator: compound_denoising.batch_parts(
+            denoiser, training, settings.pretrain, settings.diffusion, generator, parts=parts
+        ),
+        _plan(settings.pretrain),
+        generator=torch.Generator(device).manual_seed(seed),
+        work=work,
+        title=model,
+        validate=lambda averaged: compound_denoising.validation_loss(
+            averaged, validation, settings.pretrain, settings.diffusion, seed=seed + 1
+        ),
+        validate_every_steps=settings.pretrain.validate_every_steps,
+    )
+    write_table(folder / "metrics.parquet", metrics)
+    sizes = dict(zip(*np.unique(sets["train"].sizes, return_counts=True), strict=True))
+    save_compound_denoiser(layout.model(model), ema, {int(n): int(k) for n, k in sizes.items()}, record)
+    shutil.rmtree(work)
 
 
 def data_spread_nm(systems: Sequence[Conformers]) -> float:
@@ -80,13 +128,14 @@ def _loss_parts(
         training, settings.pretrain.batch_size, settings.diffusion, sigma_data_nm=sigma_data_nm, generator=generator
     )
     conformers = sum(len(batch) for _, batch in blocks)
-    return [partial(_part_loss, blocks=part, conformers=conformers) for part in split_blocks(blocks, parts)]
+    loss = partial(_part_loss, diffusion=settings.diffusion, conformers=conformers)
+    return [partial(loss, blocks=part) for part in split_blocks(blocks, parts)]
 
 
 def _part_loss(
-    denoiser: Denoiser, *, blocks: Sequence[Block], conformers: int
+    denoiser: Denoiser, *, blocks: Sequence[Block], diffusion: DiffusionSettings, conformers: int
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    return denoising_blocks_loss(denoiser, blocks, conformers=conformers), {}
+    return denoising_blocks_loss(denoiser, blocks, diffusion, conformers=conformers), {}
 
 
 def _plan(settings: PretrainSettings) -> TrainingPlan:
@@ -112,4 +161,4 @@ def _validation_loss(denoiser: Denoiser, validation: Sequence[Conformers], setti
         sigma_data_nm=denoiser.sigma_data_nm,
         generator=generator,
     )
-    return float(denoising_blocks_loss(denoiser, blocks))
+    return float(denoising_blocks_loss(denoiser, blocks, settings.diffusion))

@@ -27,6 +27,7 @@ from ancdiff.diffusion.likelihood import (
 )
 from ancdiff.diffusion.noise import centre, centred_noise, karras_sigma
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
+from ancdiff.diffusion.variance_preserving import vp_sigma_nm
 from ancdiff.errors import StageError
 from ancdiff.molecules import Ensemble
 from ancdiff.provenance import made_by
@@ -37,6 +38,7 @@ _CHECKED = 8  # conformers on which the steps' error is measured
 def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, seed: int, threads: int) -> None:
     """Draw ``sample.conformers`` conformers and write them as ``output`` (DCD) with ``topology.pdb`` beside it.
 
+    One conformer's way from noise to shape goes to ``reverse.dcd`` beside them, its noise levels to the record.
     With ``sample.log_density`` also ``log_density.parquet``: one row for each conformer.
 
     Raises:
@@ -48,8 +50,8 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
     denoiser.to(device)
     molecule = read_molecule(topology)
     denoise = denoiser.on(molecule_graph(molecule).to(device))
+    way = ReversePath(denoise)
     asked: dict[str, Any] = {
-        "settings": settings.sample,
         "diffusion": settings.diffusion,
         "sigma_data_nm": denoiser.sigma_data_nm,
         "generator": torch.Generator(device).manual_seed(seed),
@@ -59,15 +61,53 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
     densities = output.parent / LOG_DENSITIES
     if settings.sample.log_density == "none":
         densities.unlink(missing_ok=True)  # of an earlier run with other settings: it would belong to other samples
-        positions = draw_conformers(denoise, molecule.n_atoms, **asked)
+        positions = draw_conformers(way, molecule.n_atoms, settings.sample, **asked)
+        last = positions[:1]
     else:
         probes = torch.Generator(device).manual_seed(seed + 1)  # so that the samples do not depend on the trace
-        positions, table = draw_with_log_density(denoise, molecule.n_atoms, **asked, probes=probes)
+        positions, table = draw_with_log_density(denoise, molecule.n_atoms, settings.sample, **asked, probes=probes)
         few = centre(torch.as_tensor(positions[:_CHECKED])).to(device)
         levels = _levels(settings.sample, settings.diffusion, denoiser.sigma_data_nm)
         record["log_density"] = step_errors(denoise, few, levels, exact=settings.sample.log_density == "exact")
         write_table(densities, table)
+        # Traces differentiate the denoiser and cannot be looked at meanwhile: one more conformer shows the way.
+        last = draw_conformers(way, molecule.n_atoms, settings.sample.model_copy(update={"conformers": 1}), **asked)
+    record["reverse_sigma_nm"] = [*way.sigma_nm, 0.0]
+    write_ensemble(output.with_name("reverse.dcd"), Ensemble(molecule, np.concatenate([*way.frames_nm, last])))
     write_ensemble(output, Ensemble(molecule, positions), record)
+
+
+class ReversePath:
+    """A denoiser that keeps what it is shown of the first conformer, where the noise falls to a new level."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self._denoise = denoise
+        self.sigma_nm: list[float] = []
+        self.frames_nm: list[Float[np.ndarray, "1 atoms 3"]] = []
+
+    def __call__(
+        self, noisy_nm: Float[Tensor, "batch atoms 3"], sigma_nm: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch atoms 3"]:
+        sigma = float(sigma_nm[0])
+        # Later batches start at the highest noise again; a stochastic step goes up a little before it goes down.
+        if not self.sigma_nm or sigma < self.sigma_nm[-1]:
+            self.sigma_nm.append(sigma)
+            self.frames_nm.append(noisy_nm[:1].cpu().numpy())
+        return self._denoise(noisy_nm, sigma_nm)
+
+
+def noise_levels(
+    settings: SampleSettings, diffusion: DiffusionSettings, *, sigma_data_nm: float
+) -> Float[Tensor, " levels"]:
+    """Descending noise of a sampler: EDM's levels, or those of times evenly spaced (process: vp)."""
+    if diffusion.process == "vp":
+        return vp_sigma_nm(settings.steps, diffusion, sigma_data_nm=sigma_data_nm)
+    return karras_sigma(
+        settings.steps,
+        sigma_min_nm=diffusion.sigma_min * sigma_data_nm,
+        sigma_max_nm=diffusion.sigma_max * sigma_data_nm,
+        rho=settings.rho,
+    )
 
 
 def draw_conformers(
@@ -85,12 +125,7 @@ def draw_conformers(
     Raises:
         StageError: the sampler left the finite numbers.
     """
-    sigma = karras_sigma(
-        settings.steps,
-        sigma_min_nm=diffusion.sigma_min * sigma_data_nm,
-        sigma_max_nm=diffusion.sigma_max * sigma_data_nm,
-        rho=settings.rho,
-    )
+    sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
     drawn = []
     with torch.inference_mode(), tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
         for first in range(0, settings.conformers, settings.batch_size):
@@ -166,8 +201,7 @@ def step_errors(
 
 def _levels(settings: SampleSettings, diffusion: DiffusionSettings, sigma_data_nm: float) -> Float[Tensor, " levels"]:
     """Falling noise levels, the last one above 0."""
-    low, high = diffusion.sigma_min * sigma_data_nm, diffusion.sigma_max * sigma_data_nm
-    return karras_sigma(settings.steps, sigma_min_nm=low, sigma_max_nm=high, rho=settings.rho)[:-1]
+    return noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)[:-1]
 
 
 def _finite(values: np.ndarray, title: str) -> np.ndarray:

@@ -16,23 +16,24 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ancdiff.artifacts import write_atomically
-from ancdiff.denoiser.network import Denoiser
 from ancdiff.errors import StageError
 
-LossPart = Callable[[Denoiser], tuple[Tensor, Mapping[str, float]]]
+Network = TypeVar("Network", bound=nn.Module)
+
+LossPart = Callable[[Network], tuple[Tensor, Mapping[str, float]]]
 """A summand of the loss, and the numbers to log. Draws nothing: what is random was drawn when the part was made."""
 
-LossOfStep = Callable[[torch.Generator], Sequence[LossPart]]
+LossOfStep = Callable[[torch.Generator], Sequence[LossPart[Network]]]
 """The loss of one step, as parts that are worked out side by side. Draws from the generator and from nothing else."""
 
 
@@ -59,11 +60,11 @@ class TrainingPlan:
 
 
 @dataclass
-class _State:
+class _State(Generic[Network]):
     """Everything that a checkpoint must hold."""
 
-    model: Denoiser
-    ema: Denoiser
+    model: Network
+    ema: Network
     optimizer: torch.optim.AdamW
     generator: torch.Generator
     step: int = 0
@@ -72,16 +73,16 @@ class _State:
 
 
 def train(
-    model: Denoiser,
-    loss_of_step: LossOfStep,
+    model: Network,
+    loss_of_step: LossOfStep[Network],
     plan: TrainingPlan,
     *,
     generator: torch.Generator,
     work: Path,
     title: str,
-    validate: Callable[[Denoiser], float] | None = None,
+    validate: Callable[[Network], float] | None = None,
     validate_every_steps: int = 0,
-) -> tuple[Denoiser, pd.DataFrame]:
+) -> tuple[Network, pd.DataFrame]:
     """Train ``model`` and return its exponential moving average and one row of metrics per step.
 
     Checkpoints live in ``work``, a folder that belongs to exactly this training (settings, code and data in its name);
@@ -123,9 +124,9 @@ def train(
 
 
 def _step(
-    state: _State,
+    state: _State[Network],
     parameters: Sequence[Tensor],
-    loss_of_step: LossOfStep,
+    loss_of_step: LossOfStep[Network],
     plan: TrainingPlan,
     title: str,
     pool: ThreadPoolExecutor,
@@ -159,7 +160,7 @@ def _step(
 
 
 def gradients(
-    model: Denoiser, parameters: Sequence[Tensor], parts: Sequence[LossPart], pool: ThreadPoolExecutor
+    model: Network, parameters: Sequence[Tensor], parts: Sequence[LossPart[Network]], pool: ThreadPoolExecutor
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss and what it logs; leaves the gradient in the parameters. Adds up in the order of the parts.
 
@@ -167,7 +168,7 @@ def gradients(
     interpreter while it works.
     """
 
-    def one(part: LossPart) -> tuple[Tensor, Mapping[str, float], tuple[Tensor | None, ...]]:
+    def one(part: LossPart[Network]) -> tuple[Tensor, Mapping[str, float], tuple[Tensor | None, ...]]:
         loss, logged = part(model)
         return loss.detach(), logged, torch.autograd.grad(loss, parameters, allow_unused=True)
 
@@ -179,7 +180,7 @@ def gradients(
     return torch.stack([loss for loss, *_ in done]).sum(), logged
 
 
-def _save(state: _State, path: Path) -> None:
+def _save(state: _State[Any], path: Path) -> None:
     """One file, written atomically: tensors, and the table of metrics as JSON in the header."""
     tensors = {f"model.{name}": t for name, t in state.model.state_dict().items()}
     tensors |= {f"ema.{name}": t for name, t in state.ema.state_dict().items()}
@@ -191,7 +192,7 @@ def _save(state: _State, path: Path) -> None:
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
-def _restore(state: _State, path: Path) -> None:
+def _restore(state: _State[Any], path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -17,16 +17,21 @@ from ancdiff.corridor import (
     ALIGNED_PATTERN,
     LOG_DENSITIES,
     MD_ENSEMBLES,
+    PARTS,
     REPLICATE_PATTERN,
     Layout,
     ancestors,
+    compound_sources,
+    generated_sets,
     models,
+    pretrained_models,
     replicate_model,
     seed_of,
     split_model,
     without_seed,
 )
 from ancdiff.errors import AncdiffError, ConfigError, InputError
+from ancdiff.origins import is_particles, is_scored, is_simulated
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp
 
 # MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
@@ -39,10 +44,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "dataset": ("systems", "dataset"),
     "pretrain": ("systems", "denoiser", "diffusion", "pretrain"),
     "sample": ("diffusion", "sample"),
-    "score": ("forcefield", "score"),
+    "score": ("systems", "forcefield", "score"),
     "align": ("systems", "forcefield", "diffusion", "align"),
-    "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
-    "report": ("run", "systems", "align", "report"),
+    "generate": ("diffusion", "generate"),
+    "evaluate": ("run", "systems", "forcefield", "align", "evaluate", "diffusion", "generate"),
+    "report": ("run", "systems", "align", "report", "generate"),
 }
 
 
@@ -87,7 +93,16 @@ class Corridor:
 
     def simulate_inputs(self, wildcards: Any) -> list[Path]:
         """Bundled files of an MD data set, where the run copies them."""
-        return bundled_files(wildcards.system, wildcards.md) if self.config.simulate.source == "bundled" else []
+        bundled = self.config.simulate.source == "bundled"
+        copied = bundled and self.config.systems[wildcards.system].sequence is not None
+        return bundled_files(wildcards.system, wildcards.md) if copied else []
+
+    def score_settings(self, wildcards: Any) -> str:
+        """As `settings`, with the one system where it has an exact energy, which is written there; else with none."""
+        sections = json.loads(self.settings("score"))
+        exact = self.config.systems[wildcards.system].exact is not None
+        sections["systems"] = {wildcards.system: sections["systems"][wildcards.system]} if exact else {}
+        return json.dumps(sections, sort_keys=True, separators=(",", ":"))
 
     def pretrained_model(self, wildcards: Any) -> str:
         """The model of a pretraining job."""
@@ -113,7 +128,7 @@ class Corridor:
     def md_ensembles(self, system: str) -> list[str]:
         """MD data sets that a system has: a user's own one may come without a reference."""
         settings = self.config.systems[system]
-        return [md for md in MD_ENSEMBLES if settings.sequence is not None or getattr(settings, md)]
+        return [md for md in MD_ENSEMBLES if is_simulated(settings) or getattr(settings, md)]
 
     def ensembles(self, system: str) -> list[str]:
         """Every ensemble of a system, MD first."""
@@ -124,7 +139,7 @@ class Corridor:
         simulated = [
             self.layout.simulated(name, md)
             for name, system in self.config.systems.items()
-            if system.sequence is not None
+            if is_simulated(system)
             for md in MD_ENSEMBLES
         ]
         return {
@@ -165,6 +180,10 @@ class Corridor:
         """Topology of the system to sample or score."""
         return self.layout.topology(wildcards.system)
 
+    def generate_compounds(self, wildcards: Any) -> int:
+        """How many compounds to generate: none but in a run of compounds."""
+        return 0
+
     def max_conformers(self, wildcards: Any) -> str:
         """Command-line limit for scoring: MD is thinned, samples are all scored."""
         limit = self.config.score.max_md_conformers
@@ -191,13 +210,18 @@ class Corridor:
         )
 
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
-        """Every ensemble of every system, its energies, and its log-densities where they are asked for."""
+        """Every ensemble of every system, its energies, and its log-densities where they are asked for.
+
+        And the models, where there are particles to turn and swap.
+        """
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
         sampled = [pair for pair in pairs if pair[0] not in MD_ENSEMBLES and self.config.sample.log_density != "none"]
+        particles = any(is_particles(system) for system in self.config.systems.values())
         return {
             "densities": [self.layout.log_densities(*pair) for pair in sampled],
             "conformers": [self.layout.ensemble(*pair) for pair in pairs],
-            "energies": [self.layout.energies(*pair) for pair in pairs],
+            "energies": [self.layout.energies(*pair) for pair in pairs if is_scored(self.config.systems[pair[1]])],
+            "networks": [self.layout.model(model) for model in self.models] if particles else [],
         }
 
     def report_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
@@ -214,6 +238,57 @@ class Corridor:
         }
 
 
+class CompoundCorridor(Corridor):
+    """The way of a set of compounds: dataset, pretrain, generate, evaluate, report."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.models = pretrained_models(config)
+
+    def dataset_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """The archive and the list of what to leave out, unless they are to be downloaded."""
+        settings = [system.compounds for system in self.config.systems.values() if system.compounds]
+        return {"own": [Path(path) for one in settings if not one.download for path in compound_sources(one)]}
+
+    def dataset_trajectories(self) -> list[Path]:
+        """The three parts of the set."""
+        return [self.layout.part(part, name) for name in self.systems for part in PARTS]
+
+    def dataset_topologies(self) -> list[Path]:
+        """None: every compound has its own."""
+        return []
+
+    def training_trajectories(self) -> list[Path]:
+        """The parts that are trained on and validated with."""
+        return [self.layout.part(part, name) for name in self.systems for part in PARTS[:2]]
+
+    def generate_compounds(self, wildcards: Any) -> int:
+        """How many compounds are generated with so many network evaluations."""
+        return generated_sets(self.config.generate)[int(wildcards.evaluations)]
+
+    def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """Every generated set, the parts, and the models, for their likelihoods."""
+        generated = [
+            self.layout.generated(model, name, evaluations)
+            for model in self.models
+            for name in self.systems
+            for evaluations in generated_sets(self.config.generate)
+        ]
+        models = [self.layout.model(model) for model in self.models]
+        return {"generated": generated, "parts": self.dataset_trajectories(), "models": models}
+
+    def report_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """Everything that evaluation read, and the training curves."""
+        curves = [self.layout.model(model).parent / "metrics.parquet" for model in self.models]
+        return self.evaluate_inputs(wildcards) | {"curves": curves}
+
+
+def corridor_of(config: Config) -> Corridor:
+    """The way through the stages that fits a run's systems."""
+    compounds = any(system.compounds for system in config.systems.values())
+    return CompoundCorridor(config) if compounds else Corridor(config)
+
+
 def bundled_files(system: str, md: str) -> list[Path]:
     """Files of an MD data set that the repository keeps, as seen from the working folder."""
     folder = Path(os.path.relpath(BUNDLED_MD / system))
@@ -222,6 +297,8 @@ def bundled_files(system: str, md: str) -> list[Path]:
 
 def own_files(system: SystemSettings) -> list[Path]:
     """Files of a system that the user hands in."""
+    if system.compounds is not None:
+        return [] if system.compounds.download else [Path(path) for path in compound_sources(system.compounds)]
     topology = () if system.topology is None else (system.topology,)
     return [Path(path) for path in (*topology, *system.training, *system.reference)]
 
@@ -242,7 +319,7 @@ def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
     except AncdiffError as error:
         print(f"ancdiff: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    return Corridor(config)
+    return corridor_of(config)
 
 
 def check_systems(config: Config) -> None:
@@ -250,7 +327,8 @@ def check_systems(config: Config) -> None:
     must agree on.
 
     Raises:
-        ConfigError: there is no system, or none to train on; or a rung of the ladder is below the run's temperature.
+        ConfigError: there is no system, or none to train on; a trained one has no energy to align with; or a rung of
+            the ladder is below the run's temperature.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -262,6 +340,13 @@ def check_systems(config: Config) -> None:
     if all(system.split == "test" for system in config.systems.values()):
         raise ConfigError(
             "there is no system to train on", where="systems", fix="leave at least one with split: train (the default)"
+        )
+    bare = [name for name, system in config.systems.items() if system.split == "train" and not is_scored(system)]
+    if bare and config.align.rounds > 0:
+        raise ConfigError(
+            f"{', '.join(bare)}: points have no energy to align a model with",
+            where="align.rounds",
+            fix="write  align: {rounds: 0},  or give these systems split: test",
         )
     target = config.forcefield.temperature_kelvin
     if config.align.temper is not None and any(rung < target for rung in config.align.temper.ladder_kelvin):

@@ -79,7 +79,7 @@ def test_wrong_types_units_and_values_are_refused_by_name(raw: dict, said: str) 
 
 
 def test_every_problem_is_told_at_once() -> None:
-    message = refusal({"align": {"rounds": 0, "stepz": 1}, "score": {"relax": "hydrogen"}})
+    message = refusal({"align": {"rounds": -1, "stepz": 1}, "score": {"relax": "hydrogen"}})
     assert all(key in message for key in ("align.rounds", "align.stepz", "score.relax"))
 
 

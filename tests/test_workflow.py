@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from made_compounds import write_archive
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -149,6 +150,18 @@ def test_a_run_ends_with_its_report_and_leaves_no_hidden_work(finished: Project)
 
 def test_a_second_run_has_nothing_to_do(finished: Project) -> None:
     assert "Nothing to be done" in finished.finish()
+
+
+def test_a_set_of_compounds_goes_its_own_way_and_ends_with_its_report(tmp_path: Path) -> None:
+    project = copy_repository(tmp_path / "ancdiff")
+    write_archive(project.folder)
+    config = "tests/tiny-compounds.yaml"
+    # Two sets of compounds: the main one, and one to compare.
+    rules = {"all": 1, "dataset": 1, "pretrain": 1, "generate": 2, "evaluate": 1, "report": 1}
+    assert project.planned(config=config) == rules
+    project.finish(config=config)
+    assert "A tiny set of compounds" in (project.folder / "results/tiny_compounds/report.html").read_text()
+    assert project.planned(config=config) == {}
 
 
 def test_snakemake_report_works(finished: Project, tmp_path: Path) -> None:
@@ -466,6 +479,7 @@ def test_every_rule_has_time_memory_and_cpus_on_slurm() -> None:
         "pretrain",
         "sample",
         "align",
+        "generate",
     }
 
 

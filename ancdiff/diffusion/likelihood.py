@@ -27,7 +27,7 @@ Positions = Float[Tensor, "batch atoms 3"]
 PerProbe = Float[Tensor, "batch probes"]
 Levels = Float[Tensor, " levels"]
 
-_AT_ONCE = 512
+_AT_ONCE = 512  # conformers times derivatives that go through the network together; memory only
 
 Trace = Callable[[Denoise, Positions, float], PerProbe]
 """tr ∂D/∂x at (x, σ), one column for each independent estimate: one where it is exact, none where it is not wanted."""
@@ -107,7 +107,7 @@ def _derivatives(
     levels = _full(x, sigma)
 
     def along(v: Positions) -> Float[Tensor, " batch"]:
-        _, derivative = torch.func.jvp(lambda y: denoise(y, levels), (x,), (v,))
+        derivative = torch.func.jvp(lambda y: denoise(y, levels), (x,), (v,))[1]
         return (derivative * v).sum(dim=(-1, -2))
 
     with torch.no_grad():

@@ -20,6 +20,17 @@ def centred_noise(
     return centre(torch.randn(shape, generator=generator, device=generator.device, dtype=dtype))
 
 
+def state_noise(
+    shape: tuple[int, ...], *, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*batch atoms channels"]:
+    """Standard normal noise of a state: zero centre of mass in the first three channels, free in the others.
+
+    Draws from ``generator``.
+    """
+    noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
+    return torch.cat([centre(noise[..., :3]), noise[..., 3:]], dim=-1)
+
+
 @dataclass(frozen=True)
 class TrainingLevels:
     """Noise levels of a training, all within [σ_min, σ_max].

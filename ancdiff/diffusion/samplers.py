@@ -4,7 +4,7 @@ Each solves the probability-flow ODE dx/dσ = (x − D(x; σ))/σ, or its stocha
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.noise import centred_noise
 
-Positions = Float[Tensor, "batch atoms 3"]
+Positions = Float[Tensor, "batch atoms channels"]
+"""Three channels, or more where atom types are sampled with the positions."""
 Levels = Float[Tensor, " levels"]
 
 
@@ -30,17 +31,24 @@ def heun(denoise: Denoise, start_nm: Positions, sigma_nm: Levels) -> Positions:
 
 
 def stochastic(
-    denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, churn: float, generator: torch.Generator
+    denoise: Denoise,
+    start_nm: Positions,
+    sigma_nm: Levels,
+    *,
+    churn: float,
+    generator: torch.Generator,
+    fresh_noise: Callable[..., Tensor] = centred_noise,
 ) -> Positions:
     """Heun steps after adding fresh noise, γ = min(S_churn / steps, √2 − 1); 2·steps − 1 evaluations.
 
+    ``fresh_noise`` makes the noise of a state from its shape, as `ancdiff.diffusion.noise.centred_noise` does.
     Draws from ``generator``. Reference: Karras et al. 2022, algorithm 2 (with S_noise = 1 and no bounds on S_t).
     """
     x = start_nm
     gamma = min(churn / (len(sigma_nm) - 1), math.sqrt(2.0) - 1.0)
     for sigma, sigma_next in _pairs(sigma_nm):
         raised = sigma * (1.0 + gamma)
-        noise = centred_noise(tuple(x.shape), generator=generator, dtype=x.dtype)
+        noise = fresh_noise(tuple(x.shape), generator=generator, dtype=x.dtype)
         x = x + math.sqrt(raised**2 - sigma**2) * noise
         x = _heun_step(denoise, x, raised, sigma_next)
     return x

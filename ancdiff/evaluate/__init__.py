@@ -16,15 +16,20 @@ from tqdm import tqdm
 from ancdiff import corridor
 from ancdiff.artifacts import read_ensemble, read_table, write_json, write_table
 from ancdiff.config import Config, EvaluateSettings, StageConfig
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.denoiser.store import load_denoiser
 from ancdiff.errors import InputError
+from ancdiff.evaluate import compounds
 from ancdiff.evaluate.catalogue import HEADLINE, METRICS
 from ancdiff.evaluate.comparison import Measurement, table
 from ancdiff.evaluate.energies import reduced_energies
 from ancdiff.evaluate.measure import Energies, EnsembleData, measure_system
+from ancdiff.evaluate.particles import measure_particles
 from ancdiff.evaluate.resampling import Sampling, independent, interval, md_blocks
 from ancdiff.evaluate.reweighting import Reweighted, diagnostics, reweight
 from ancdiff.evaluate.seeds import over_seeds
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import is_particles
 from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
 
@@ -35,6 +40,9 @@ def run(settings: StageConfig, *, results: Path) -> None:
     Raises:
         InputError: an ensemble is missing or unreadable, or ``dataset/split.parquet`` does not fit the MD.
     """
+    if any(system.compounds for system in settings.systems.values()):
+        compounds.run(settings, results=results)
+        return
     layout = corridor.Layout(results)
     ensembles = ensemble_names(settings)
     kt = thermal_energy_kj_mol(settings.forcefield.temperature_kelvin)
@@ -42,6 +50,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
     split = read_table(split_path)
     measurements: list[Measurement] = []
     parents = [split_path]
+    networks = _networks(layout, settings)
     for system in tqdm(settings.systems, desc="evaluate", unit="system", disable=None):
         data = []
         for ensemble in ensembles:
@@ -53,7 +62,10 @@ def run(settings: StageConfig, *, results: Path) -> None:
         weighted = list(_reweighted(layout, system, ensembles, settings.forcefield.temperature_kelvin))
         parents += [layout.log_densities(name, system) for name, _ in weighted]
         data += [one.data for _, one in weighted if one.data is not None]
-        measurements += measure_system(system, data, settings.evaluate)
+        if is_particles(settings.systems[system]):
+            measurements += measure_particles(system, data, settings, networks)
+        else:
+            measurements += measure_system(system, data, settings.evaluate)
         measurements += [row for _, one in weighted for row in diagnostics(system, one)]
     folder = layout.root / "evaluate"
     record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
@@ -61,6 +73,14 @@ def run(settings: StageConfig, *, results: Path) -> None:
     write_table(folder / "summary.parquet", summarise(measurements, _measured(measurements, ensembles)), tsv=True)
     write_table(folder / "seeds.parquet", over_seeds(measurements), tsv=True)
     write_table(folder / "metrics.parquet", with_models(table(measurements), settings), tsv=True)
+
+
+def _networks(layout: corridor.Layout, settings: StageConfig) -> dict[str, Denoiser]:
+    """Every model of a run that has systems of particles, to be tried for equivariance."""
+    if not any(is_particles(system) for system in settings.systems.values()):
+        return {}
+    names = corridor.models(_names_config(settings))
+    return {name: load_denoiser(layout.model(name))[0] for name in names}
 
 
 def ensemble_names(settings: StageConfig) -> list[str]:

@@ -103,7 +103,7 @@ def _weighted(estimate: Callable[..., Any], weights: np.ndarray) -> Callable[...
 
 def measure_system(system: str, ensembles: list[EnsembleData], settings: EvaluateSettings) -> list[Measurement]:
     """All metrics of all ensembles of a system. Draws randomness from ``settings.seed`` and the names alone."""
-    measurements = [_finite(system, data) for data in ensembles if data.weights is None]
+    measurements = [finite_share(system, data) for data in ensembles if data.weights is None]
     features = {data.name: Features(system, data, settings) for data in ensembles if len(data.ensemble)}
     md = [features[name] for name in MD_ENSEMBLES if name in features]
     size = (
@@ -118,20 +118,20 @@ def measure_system(system: str, ensembles: list[EnsembleData], settings: Evaluat
         measurements += _absolute_geometry(one, row)
         if one.data.weights is None:
             measurements += _stereocentres(one, right_hands, settings, row)
-        measurements += _absolute_energies(one, settings, row)
+        measurements += absolute_energies(one, settings, row)
         for against in md:
             versus = partial(row, against=against.data.name)
             measurements += _ramachandran(one, against, size, settings, versus)
             measurements += _free_energy_errors(one, against, settings, versus)
             measurements += _geometry_errors(one, against, versus)
-            measurements += _energy_errors(one, against, versus)
+            measurements += energy_errors(one, against, versus)
     return measurements
 
 
 Row = Callable[..., Measurement]
 
 
-def _finite(system: str, data: EnsembleData) -> Measurement:
+def finite_share(system: str, data: EnsembleData) -> Measurement:
     offered = len(data.ensemble) + data.non_finite
     share = len(data.ensemble) / offered if offered else np.nan
     return Measurement(system, data.name, "conformers_finite", share, offered)
@@ -265,7 +265,7 @@ def _stereocentres(
     yield row("stereocentres_right", value=float(right.mean()), n=right.size, replicates=replicates)
 
 
-def _absolute_energies(one: Features, settings: EvaluateSettings, row: Row) -> Iterator[Measurement]:
+def absolute_energies(one: Features, settings: EvaluateSettings, row: Row) -> Iterator[Measurement]:
     scored = one.data.energies
     if scored is None:
         return
@@ -281,7 +281,7 @@ def _absolute_energies(one: Features, settings: EvaluateSettings, row: Row) -> I
             yield row(metric, **absolute(source, partial(energy_metrics.quantile, level=level)).item())
 
 
-def _energy_errors(one: Features, against: Features, row: Row) -> Iterator[Measurement]:
+def energy_errors(one: Features, against: Features, row: Row) -> Iterator[Measurement]:
     mine, theirs = one.data.energies, against.data.energies
     if mine is None or theirs is None or not len(mine.values_kt) or not len(theirs.values_kt):
         return

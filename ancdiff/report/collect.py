@@ -77,7 +77,7 @@ class Run:
 
     @property
     def objectives(self) -> list[str]:
-        return list(self.settings.align.objectives)
+        return list(self.settings.align.objectives) if self.rounds else []
 
     @property
     def rounds(self) -> int:

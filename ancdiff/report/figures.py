@@ -153,6 +153,7 @@ def _bars(panel: Axes, x: np.ndarray, table: pd.DataFrame, style: Any, label: st
 def basin_free_energies(run: Run) -> Figure | None:
     """Free energy of every basin of every residue in the shown ensembles, with intervals."""
     rows = run.select("free_energy_kt", residue="*", basin="*")
+    rows = rows[rows["residue"] != ""]  # wells of particles are no Ramachandran basins
     rows = rows[rows["system"].isin(run.pictured_systems) & rows["ensemble"].isin(run.shown)]
     panels = list(rows.groupby(["system", "residue"], sort=False))[:_MOST_BASIN_PANELS]
     if not panels:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ancdiff.corridor import PRETRAINED, aligned_model, split_model
+from ancdiff.report import particles
 from ancdiff.report.collect import Run, pool_weights, records, words, words_with_seed
 
 _FEW_EFFECTIVE = 10.0
@@ -45,7 +46,7 @@ def tiles(run: Run) -> list[dict[str, str]]:
                 "words": f"bond-length error, at worst ({words_with_seed(worst[0])})",
             }
         )
-    return out
+    return out + particles.tiles(run)
 
 
 def findings(run: Run) -> list[str]:
@@ -54,7 +55,7 @@ def findings(run: Run) -> list[str]:
     training = run.average("training", "free_energy_error_kt")
     before = run.average(PRETRAINED, "free_energy_error_kt")
     floor = run.average(PRETRAINED, "free_energy_error_kt_floor")
-    if np.isfinite(before):
+    if np.isfinite(before) and len(particles.names(run)) < len(run.pictured_systems):
         text = f"The training MD has its basin populations wrong by {training:.2f} kT on average, the pretrained "
         text += f"model, which learned them, by {before:.2f} kT{_mean_words(run)}"
         text += f"; the reference knows them to {floor:.2f} kT itself (floor)." if np.isfinite(floor) else "."
@@ -69,7 +70,7 @@ def findings(run: Run) -> list[str]:
             "half of that MD from the other, at the same number of conformers "
             f"(at most {ratios[worst]:.1f} times: {worst})."
         )
-    return out
+    return out + particles.findings(run)
 
 
 def _alignment(run: Run, objective: str, before: float) -> str:
@@ -116,7 +117,8 @@ def cautions(run: Run) -> list[str]:
         whose = f"{_percent(row.value)} of the conformers of {words_with_seed(row.ensemble)}, {row.system},"
         said.append(f"{whose} got no energy (reasons: score/{row.ensemble}/{row.system}.parquet).")
     out += _first(said)
-    if run.select("free_energy_error_kt", against="reference").empty:
+    with_reference = run.select("free_energy_error_kt", against="reference")
+    if with_reference.empty and not particles.names(run):
         out.append(
             "There is no reference MD: models are compared with their training MD only, and whether alignment made the "
             "populations better cannot be told."
@@ -177,6 +179,8 @@ def _refused(run: Run) -> list[str]:
 def story(run: Run) -> str:
     """What was done, in two sentences."""
     forcefield = run.evaluated_with["forcefield"]
+    if len(particles.names(run)) == len(run.pictured_systems):
+        return particles.story(run)
     objectives = " and ".join(words(aligned_model(o, 1)).split(",")[0] for o in run.objectives)
     rounds = f"{run.rounds} round{'s' if run.rounds > 1 else ''}"
     return (

@@ -12,8 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ancdiff.artifacts import write_atomically
 from ancdiff.config import RunSettings
-from ancdiff.report import conformers, figures, findings, tables
+from ancdiff.origins import describe
+from ancdiff.report import conformers, figures, findings, particles, tables
 from ancdiff.report.captions import CAPTIONS
 from ancdiff.report.collect import Run, records, stage_times
 from ancdiff.report.style import ELEMENT_COLOURS, house_style
@@ -78,6 +80,15 @@ def picture(name: str, figure: Figure | None, **words: str) -> list[Picture]:
     ]
 
 
+def write_png(path: Path, png: bytes) -> None:
+    """Write a figure atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(png)
+
+    write_atomically(path, write)
+
+
 def draw(run: Run) -> list[Section]:
     """All sections with figures; those that would be empty are left out."""
     with house_style():
@@ -104,6 +115,8 @@ def _sections(run: Run) -> Iterator[Section]:
     yield Section("populations", "Populations", "Do the basins fill as they should?", populations)
     yield Section("maps", "Ramachandran maps", _MAP_WORDS, _each(run, "ramachandran", figures.ramachandran_maps))
     yield Section("energies", "Energies", "", picture("energies", figures.energy_histograms(run)))
+    shapes = picture("pair_distances", particles.pair_distances(run))
+    yield Section("shapes", "Shapes", "", shapes + _each(run, "reverse_path", particles.reverse_path))
     drawn = (
         f"{run.settings.report.pictured_conformers} conformers of each ensemble, evenly spaced, laid upon one backbone."
     )
@@ -119,7 +132,7 @@ def _each(run: Run, name: str, figure: Callable[[Run, str], Figure | None]) -> l
     drawn = []
     for system in run.pictured_systems:
         settings = run.settings.systems[system]
-        drawn += picture(name, figure(run, system), system=system, molecule=settings.sequence or settings.topology)
+        drawn += picture(name, figure(run, system), system=system, molecule=describe(settings))
     return drawn
 
 
@@ -145,8 +158,8 @@ def render(run: Run, sections: list[Section], *, record: dict[str, Any], version
         over_seeds=seeds,
         n_systems=len(run.systems),
         version=version,
-        css=_own_file("report.css"),
-        script=_own_file("viewer.js"),
+        css=own_file("report.css"),
+        script=own_file("viewer.js"),
         contents=contents,
         tiles=findings.tiles(run),
         findings=findings.findings(run),
@@ -167,7 +180,7 @@ def render(run: Run, sections: list[Section], *, record: dict[str, Any], version
     )
 
 
-def _own_file(name: str) -> Markup:
+def own_file(name: str) -> Markup:
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 

@@ -1,5 +1,5 @@
 # evaluate: every ensemble of every system against the reference
-#   in   all ensembles and their energies; dataset/split.parquet
+#   in   all ensembles and their energies; dataset/split.parquet; where there are particles, the models
 #   out  evaluate/metrics.parquet, metrics.tsv  one row for each ensemble, system and metric, with intervals
 #        evaluate/summary.parquet, summary.tsv  one row for each ensemble, averaged over systems
 #        evaluate/seeds.parquet, seeds.tsv      one row for each model, system and metric of the summary: mean and

@@ -2,6 +2,7 @@
 #   in   pretrain/…/model.safetensors or align/<model>/model.safetensors; dataset/<system>/topology.pdb
 #   out  sample/<model>/<system>/conformers.dcd, topology.pdb  a pair that viewers open
 #        sample/<model>/<system>/conformers.json               what made it
+#        sample/<model>/<system>/reverse.dcd                   one conformer's way from noise to shape
 #        sample/<model>/<system>/log_density.parquet           log p of each conformer, with sample.log_density
 
 
@@ -15,6 +16,7 @@ rule sample:
         conformers="<results>/sample/{model}/{system}/conformers.dcd",
         topology="<results>/sample/{model}/{system}/topology.pdb",
         record="<results>/sample/{model}/{system}/conformers.json",
+        from_noise="<results>/sample/{model}/{system}/reverse.dcd",
         densities=RUN.sampled_densities(),
     log:
         "<results>/logs/sample/{model}/{system}.log",
