@@ -18,10 +18,9 @@ import pandas as pd
 from jaxtyping import Int
 from tqdm import tqdm
 
-from ancdiff.artifacts import read_ensemble, read_table, write_json, write_table
+from ancdiff.artifacts import read_ensemble, read_structure, read_table, write_json, write_table
 from ancdiff.config import StageConfig
-from ancdiff.forcefield.energies import FAILURES, Scorer, check_units, first_good_conformer
-from ancdiff.forcefield.template import protonation
+from ancdiff.forcefield.energies import FAILURES, Scorer, open_scorer
 from ancdiff.molecules import Ensemble, check_energy_table
 from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
@@ -40,17 +39,16 @@ def run(
         InputError: a file is missing or does not fit the other, the units are wrong, a residue is not known.
     """
     ensemble = read_ensemble(conformers, topology=topology)
-    check_units(ensemble.molecule, ensemble.positions_nm)
     chosen = evenly_spaced(len(ensemble), max_conformers)
     record = made_by("score", settings=settings.as_dict(), seed=None, parents=[topology, conformers])
     key = hashlib.sha256(json.dumps([record, chosen.tolist()], sort_keys=True).encode()).hexdigest()[:16]
     work = output.parent / ".work" / f"{output.stem}_{key}"
-    example_nm = first_good_conformer(ensemble.molecule, ensemble.positions_nm)
-    scorer = Scorer(ensemble.molecule, example_nm, settings.forcefield, settings.score, threads=threads)
+    structure_nm = read_structure(topology)
+    scorer = open_scorer(ensemble, settings.forcefield, settings.score, structure_nm=structure_nm, threads=threads)
     table = check_energy_table(_resumed(scorer, ensemble, chosen, work), where=str(output))
     record["scored"] = {
         "platform": scorer.relaxer.platform,
-        "protonation": protonation(scorer.template.molecule),
+        **scorer.template.record,
         "conformers": len(table),
         "failures": {str(k): int(v) for k, v in table["status"][table["status"] != "ok"].value_counts().items()},
     }

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
 
 from ancdiff.config import ForcefieldSettings, ScoreSettings
-from ancdiff.errors import InputError
+from ancdiff.forcefield.checks import check_atoms, check_units, first_good_conformer
 from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol
+from ancdiff.forcefield.prepare import prepare_solute, usable_structure
 from ancdiff.forcefield.relax import Relaxer
 from ancdiff.forcefield.system import GROUPS
 from ancdiff.forcefield.template import Template, make_template
-from ancdiff.molecules import Molecule, signed_volumes
+from ancdiff.molecules import Ensemble, Molecule, signed_volumes
 
 # Reasons for which a conformer has no energy, and so gets no Boltzmann weight.
 FAILURES: dict[str, str] = {
@@ -27,28 +29,7 @@ _TOO_NEAR_NM = 0.05
 _CLASH_FRACTION = 0.6
 _CONVERGED_FACTOR = 10.0
 _VDW_RADII_NM = {"H": 0.120, "C": 0.170, "N": 0.155, "O": 0.152, "S": 0.180}
-_PLAUSIBLE_BOND_NM = (0.05, 0.5)
 _BATCH = 256
-
-
-def check_units(molecule: Molecule, positions_nm: Float[np.ndarray, "conformers atoms 3"]) -> None:
-    """Positions are in nm, by the median bond length of the finite conformers.
-
-    Raises:
-        InputError: bonds are as long as if Å (or pm) had been taken for nm.
-    """
-    finite = positions_nm[np.isfinite(positions_nm).all(axis=(1, 2))].astype(np.float64)
-    if len(finite) == 0 or len(molecule.bonds) == 0:
-        return
-    ends = finite[:, molecule.bonds]
-    median = float(np.median(np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1)))
-    if median < _PLAUSIBLE_BOND_NM[0] or median > _PLAUSIBLE_BOND_NM[1]:
-        looks = "Å where nm belongs" if median > _PLAUSIBLE_BOND_NM[1] else "ten times too small"
-        raise InputError(
-            f"wrong units: the median bond is {median:.3g} nm long; the coordinates look like {looks}",
-            where=molecule.name,
-            fix="write the trajectory in its format's own unit (DCD and PDB: Å; XTC and GRO: nm), with mdtraj from nm",
-        )
 
 
 class Scorer:
@@ -61,14 +42,15 @@ class Scorer:
         forcefield: ForcefieldSettings,
         score: ScoreSettings,
         *,
+        structure_nm: Float[np.ndarray, "input 3"] | None = None,
         threads: int = 1,
     ) -> None:
-        self.molecule, self._score = molecule, score
+        self._score = score
         self._temperature_kelvin = forcefield.temperature_kelvin
-        self.template: Template = make_template(molecule, example_nm, forcefield)
+        self.template: Template = make_template(molecule, example_nm, forcefield, structure_nm=structure_nm)
+        self.molecule = self.template.input_molecule
         self.relaxer = Relaxer(self.template, forcefield, score, threads=threads)
-        self._pairs = np.argwhere(np.triu(np.ones((molecule.n_atoms, molecule.n_atoms), dtype=bool), k=1))
-        self._nearest_nm = nearest_allowed_nm(molecule)[self._pairs[:, 0], self._pairs[:, 1]]
+        self._nearest_nm = nearest_allowed_nm(self.molecule)
 
     def rows(
         self, conformers: Int[np.ndarray, " chosen"], positions_nm: Float[np.ndarray, "chosen input 3"]
@@ -79,16 +61,17 @@ class Scorer:
             whole_nm = self.template.place(batch_nm)
             for k, number in enumerate(conformers[first : first + _BATCH]):
                 start = time.perf_counter()
-                row = self._row(batch_nm[k], whole_nm[k])
+                row = self._row(batch_nm[k, self.template.kept], whole_nm[k])
                 yield {"conformer": int(number), **row, "wall_seconds": time.perf_counter() - start}
 
-    def _row(self, input_nm: Float[np.ndarray, "input 3"], whole_nm: Float[np.ndarray, "atoms 3"]) -> dict[str, Any]:
+    def _row(self, input_nm: Float[np.ndarray, "kept 3"], whole_nm: Float[np.ndarray, "atoms 3"]) -> dict[str, Any]:
         row = _failed_row()
         if not np.isfinite(input_nm).all():
             return row | {"status": "nan_input"}
-        pairs = self._pairs
+        nearest_nm = self._nearest_nm
+        pairs = cKDTree(input_nm).query_pairs(max(nearest_nm.max(), _TOO_NEAR_NM), output_type="ndarray")
         distances_nm = np.linalg.norm(input_nm[pairs[:, 0]] - input_nm[pairs[:, 1]], axis=-1)
-        row["clashes"] = int(np.sum(distances_nm < self._nearest_nm))
+        row["clashes"] = int(np.sum(distances_nm < nearest_nm[pairs[:, 0], pairs[:, 1]]))
         if distances_nm.min(initial=np.inf) < _TOO_NEAR_NM:
             return row | {"status": "clash"}
         if self._wrong_hand(input_nm):
@@ -96,7 +79,7 @@ class Scorer:
         return row | self._energies(input_nm, whole_nm)
 
     def _energies(
-        self, input_nm: Float[np.ndarray, "input 3"], whole_nm: Float[np.ndarray, "atoms 3"]
+        self, input_nm: Float[np.ndarray, "kept 3"], whole_nm: Float[np.ndarray, "atoms 3"]
     ) -> dict[str, Any]:
         import openmm
 
@@ -129,30 +112,35 @@ class Scorer:
         hydrogens = self.template.placer.hydrogens
         return hydrogen_entropy_kj_mol(self.relaxer.forces_kj_mol_nm, relaxed_nm, hydrogens, self._temperature_kelvin)
 
-    def _wrong_hand(self, input_nm: Float[np.ndarray, "input 3"]) -> bool:
+    def _wrong_hand(self, input_nm: Float[np.ndarray, "kept 3"]) -> bool:
         return bool((signed_volumes(input_nm[None], self.molecule.stereocentres) <= 0).any())
 
 
-def first_good_conformer(
-    molecule: Molecule, positions_nm: Float[np.ndarray, "conformers atoms 3"]
-) -> Float[np.ndarray, "atoms 3"]:
-    """The first conformer that is finite with all bonds between 0.08 and 0.25 nm; else the first finite one.
+def open_scorer(
+    ensemble: Ensemble,
+    forcefield: ForcefieldSettings,
+    score: ScoreSettings,
+    *,
+    structure_nm: Float[np.ndarray, "atoms 3"] | None = None,
+    threads: int = 1,
+) -> "Scorer":
+    """A scorer of an ensemble's molecule, after its units and atoms were checked.
+
+    ``structure_nm`` are the topology's own coordinates, where it has any: they decide what is bonded.
 
     Raises:
-        InputError: no conformer is finite.
+        InputError: wrong units, conformers of another molecule, nothing finite, a residue or atom that is not known.
     """
-    finite = np.flatnonzero(np.isfinite(positions_nm).all(axis=(1, 2)))
-    if len(finite) == 0:
-        raise InputError(
-            "no conformer has finite coordinates", where=molecule.name, fix="make the conformers again: all are NaN"
-        )
-    for k in finite:
-        ends = positions_nm[k][molecule.bonds]
-        lengths_nm = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1)
-        right_hand = (signed_volumes(positions_nm[k : k + 1], molecule.stereocentres) > 0).all()
-        if right_hand and (lengths_nm > 0.08).all() and (lengths_nm < 0.25).all():
-            return positions_nm[k]
-    return positions_nm[finite[0]]
+    molecule, positions_nm = ensemble.molecule, ensemble.positions_nm
+    check_units(molecule, positions_nm)
+    structure_nm = usable_structure(molecule, structure_nm)
+    finite = np.flatnonzero(np.isfinite(positions_nm).all(axis=(1, 2)))[:1]
+    evidence_nm = positions_nm[finite] if structure_nm is None else structure_nm[None]
+    solute = prepare_solute(molecule, evidence_nm, own_residues=bool(forcefield.xml))
+    solute_nm = positions_nm[:, solute.atoms]
+    check_atoms(solute.molecule, solute_nm)
+    example_nm = positions_nm[first_good_conformer(solute.molecule, solute_nm)]
+    return Scorer(molecule, example_nm, forcefield, score, structure_nm=structure_nm, threads=threads)
 
 
 def nearest_allowed_nm(molecule: Molecule) -> Float[np.ndarray, "atoms atoms"]:

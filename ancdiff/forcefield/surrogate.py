@@ -1,0 +1,110 @@
+"""A cheap stand-in for an energy whose implicit solvent costs most: it takes the steps, the full energy corrects it.
+
+The stand-in S is the force field without its solvent, with Coulomb energies divided by 4 and a cutoff. At a point x₀
+with full gradient g, S(x) + (g − ∇S(x₀))·(x − x₀) has the full gradient; its minimum is the next x₀. A dozen full
+evaluations then do what hundreds did. Where that does not lower the full energy, the caller goes on without it.
+
+References:
+    Alexandrov et al., Structural Optimization 15, 16 (1998): first-order consistent approximations.
+"""
+
+import copy
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ancdiff.forcefield.platforms import platform_by_name, platform_properties
+from ancdiff.forcefield.system import GROUPS
+
+_DIELECTRIC = 4.0
+_CUTOFF_NM = 1.0
+_LINEAR_GROUP = 7
+
+
+class Surrogate:
+    """The stand-in of a System, in a Context of its own on the CPU platform."""
+
+    def __init__(self, system: Any, *, threads: int = 1) -> None:
+        import openmm
+
+        cheap = copy.deepcopy(system)
+        for index in reversed(range(cheap.getNumForces())):
+            force = cheap.getForce(index)
+            if force.getForceGroup() == GROUPS["solvation"]:
+                cheap.removeForce(index)
+            elif isinstance(force, openmm.NonbondedForce):
+                _screen(force)
+            elif isinstance(force, openmm.CustomNonbondedForce):
+                force.setNonbondedMethod(openmm.CustomNonbondedForce.CutoffNonPeriodic)
+                force.setCutoffDistance(_CUTOFF_NM)
+        self._linear = openmm.CustomExternalForce("cx*x + cy*y + cz*z")
+        for name in ("cx", "cy", "cz"):
+            self._linear.addPerParticleParameter(name)
+        for atom in range(cheap.getNumParticles()):
+            self._linear.addParticle(atom, (0.0, 0.0, 0.0))
+        self._linear.setForceGroup(_LINEAR_GROUP)
+        cheap.addForce(self._linear)
+        platform = platform_by_name("CPU")
+        self._groups = set(range(32)) - {_LINEAR_GROUP}
+        self._system = cheap
+        self.context: Any = openmm.Context(
+            cheap, openmm.VerletIntegrator(0.001), platform, platform_properties(platform, threads)
+        )
+
+    def energy_and_forces(
+        self, positions_nm: Float[np.ndarray, "atoms 3"]
+    ) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
+        """The stand-in's energy (kJ/mol) and forces (kJ/mol/nm), without the linear correction."""
+        self.context.setPositions(positions_nm)
+        state = self.context.getState(energy=True, forces=True, groups=self._groups)
+        return float(state.getPotentialEnergy()._value), state_forces(state)
+
+    def set_restraint(self, index: int, restraint: Any) -> None:
+        """Take over the parameters of a CustomExternalForce of the System that this was made from."""
+        mine = self._system.getForce(index)
+        for k in range(restraint.getNumParticles()):
+            mine.setParticleParameters(k, *restraint.getParticleParameters(k))
+        mine.updateParametersInContext(self.context)
+
+    def minimise(
+        self,
+        positions_nm: Float[np.ndarray, "atoms 3"],
+        correction_kj_mol_nm: Float[np.ndarray, "atoms 3"],
+        *,
+        tolerance_kj_mol_nm: float,
+        max_iterations: int,
+    ) -> Float[np.ndarray, "atoms 3"]:
+        """The minimum near a point of the stand-in plus a linear term, all atoms free (OpenMM's minimiser)."""
+        import openmm
+
+        for atom, row in enumerate(correction_kj_mol_nm):
+            self._linear.setParticleParameters(atom, atom, tuple(row))
+        self._linear.updateParametersInContext(self.context)
+        self.context.setPositions(positions_nm)
+        minimiser: Any = openmm.LocalEnergyMinimizer
+        minimiser.minimize(self.context, tolerance_kj_mol_nm, max_iterations)
+        return np.array(self.context.getState(positions=True).getPositions(asNumpy=True)._value, dtype=np.float64)
+
+
+def state_forces(state: Any) -> Float[np.ndarray, "atoms 3"]:
+    """Forces of a State in kJ/mol/nm, without OpenMM's units, which cost as much as the forces of a small peptide."""
+    forces = np.empty((state._getNumParticles(), 3))
+    state._getVectorAsNumpy(state.Forces, forces)
+    return forces
+
+
+def _screen(force: Any) -> None:
+    """Divide the Coulomb energy by a dielectric constant and cut it off, shifted."""
+    import openmm
+
+    for i in range(force.getNumParticles()):
+        charge, sigma, epsilon = force.getParticleParameters(i)
+        force.setParticleParameters(i, charge / np.sqrt(_DIELECTRIC), sigma, epsilon)
+    for i in range(force.getNumExceptions()):
+        a, b, product, sigma, epsilon = force.getExceptionParameters(i)
+        force.setExceptionParameters(i, a, b, product / _DIELECTRIC, sigma, epsilon)
+    force.setNonbondedMethod(openmm.NonbondedForce.CutoffNonPeriodic)
+    force.setCutoffDistance(_CUTOFF_NM)
+    force.setReactionFieldDielectric(1.0)
+    force.setUseSwitchingFunction(False)
