@@ -16,7 +16,7 @@ import click
 
 from ancdiff.config import Config, StageConfig, load_config
 from ancdiff.corridor import MD_ENSEMBLES
-from ancdiff.errors import AncdiffError, ConfigError
+from ancdiff.errors import AncdiffError, ConfigError, StageError
 from ancdiff.workflow import SECTIONS, Corridor, check_systems
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -169,37 +169,57 @@ def sample(
 
 
 @stage_command("score")
-@click.option("--topology", type=_FILE, required=True, help="The molecule (PDB or mmCIF).")
-@click.option("--conformers", type=_FILE, required=True, help="Trajectory of it (DCD, XTC, … whatever mdtraj reads).")
-@click.option("--output", type=_FILE, required=True, help="Table to write (Parquet), one row for each conformer.")
+@click.option("--topology", type=_FILE, required=True, multiple=True, help="The molecule (PDB or mmCIF).")
+@click.option(
+    "--conformers", type=_FILE, required=True, multiple=True, help="Trajectory (DCD, XTC, … whatever mdtraj reads)."
+)
+@click.option("--output", type=_FILE, required=True, multiple=True, help="Table to write (Parquet), a row a conformer.")
 @click.option("--max-conformers", type=click.IntRange(min=1), help="Score so many, evenly spaced. Default: all.")
 @click.option("--relax", help="none, hydrogens, restrained or full; overrides score.relax.")
 @click.option("--platform", help="OpenMM platform: auto, Reference, CPU, CUDA …; overrides forcefield.platform.")
 def score(
     settings: StageConfig,
     *,
-    topology: Path,
-    conformers: Path,
-    output: Path,
+    topology: tuple[Path, ...],
+    conformers: tuple[Path, ...],
+    output: tuple[Path, ...],
     max_conformers: int | None,
     relax: str | None,
     platform: str | None,
     threads: int,
 ) -> None:
-    """Force-field energies of conformers; prints a summary."""
+    """Force-field energies of conformers; prints a summary.
+
+    Several small molecules in one job: give --topology, --conformers and --output once for each, in the same order.
+    """
     from ancdiff.artifacts import read_table
     from ancdiff.score import run, summary
 
     settings = _overridden(_overridden(settings, "score", relax=relax), "forcefield", platform=platform)
-    run(
-        settings,
-        topology=topology,
-        conformers=conformers,
-        output=output,
-        max_conformers=max_conformers,
-        threads=threads,
-    )
-    click.echo(summary(read_table(output)))
+    if not len(topology) == len(conformers) == len(output):
+        raise ConfigError(
+            f"{len(topology)} topologies, {len(conformers)} trajectories, {len(output)} outputs",
+            where="ancdiff score",
+            fix="give --topology, --conformers and --output as often as each other, in the same order",
+        )
+    failed: list[AncdiffError] = []
+    for files in zip(topology, conformers, output, strict=True):
+        options = dict(zip(("topology", "conformers", "output"), files, strict=True))
+        try:
+            run(settings, **options, max_conformers=max_conformers, threads=threads)
+        except AncdiffError as error:
+            if len(output) == 1:
+                raise
+            failed.append(error)
+            click.echo(f"ancdiff: {files[2]} was not made: {error}", err=True)
+            continue
+        click.echo(f"{files[2]}\n{summary(read_table(files[2]), settings.forcefield.temperature_kelvin)}")
+    if failed:
+        raise StageError(
+            f"{len(failed)} of {len(output)} molecules could not be scored; the others were",
+            where="ancdiff score",
+            fix="see the reasons above",
+        )
 
 
 @stage_command("align")

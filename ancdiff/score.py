@@ -26,6 +26,7 @@ from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
 
 _KEEP_EVERY_SECONDS = 5.0
+_CUTOFF_CONFORMERS = 8
 
 
 def run(
@@ -52,9 +53,26 @@ def run(
         "conformers": len(table),
         "failures": {str(k): int(v) for k, v in table["status"][table["status"] != "ok"].value_counts().items()},
     }
+    if settings.forcefield.cutoff_nm is not None:
+        record["scored"]["cutoff_error"] = _cutoff_error(scorer, ensemble, table)
     write_json(output.with_suffix(".json"), record)
     write_table(output, table)
     _remove(work)
+
+
+def _cutoff_error(scorer: Scorer, ensemble: Ensemble, table: pd.DataFrame) -> dict[str, float | int] | None:
+    """What the cutoff does to energies, kJ/mol: only the part that differs between conformers moves weights."""
+    good = table["conformer"][table["status"] == "ok"].to_numpy(dtype=np.int64)
+    if len(good) == 0:
+        return None
+    some = good[evenly_spaced(len(good), _CUTOFF_CONFORMERS)]
+    errors = scorer.cutoff_errors_kj_mol(ensemble.positions_nm[some])
+    return {
+        "conformers": len(some),
+        "first_kj_mol": float(errors[0]),
+        "mean_kj_mol": float(errors.mean()),
+        "spread_kj_mol": float(errors.std()),
+    }
 
 
 def evenly_spaced(conformers: int, wanted: int | None) -> Int[np.ndarray, " chosen"]:
@@ -74,7 +92,7 @@ def summary(table: pd.DataFrame, temperature_kelvin: float = 300.0) -> str:
     if len(good):
         lines.append(f"{'kJ/mol':12s}{'lowest':>12s}{'median':>12s}{'highest':>12s}")
         for column in good.columns:
-            if str(column).endswith("_kj_mol"):
+            if str(column).endswith("_kj_mol") and good[column].notna().any():
                 low, median, high = np.quantile(good[column], [0.0, 0.5, 1.0])
                 lines.append(f"{str(column).removesuffix('_kj_mol'):14s}{low:10.1f}{median:12.1f}{high:12.1f}")
         spread = float(good["energy_kj_mol"].std(ddof=0)) / thermal_energy_kj_mol(temperature_kelvin)

@@ -18,9 +18,9 @@ from ancdiff.forcefield.energies import FAILURES, Scorer, nearest_allowed_nm
 from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol, hydrogen_hessian
 from ancdiff.forcefield.lbfgs import minimise_lbfgs
 from ancdiff.forcefield.metric import HydrogenMetric
+from ancdiff.forcefield.prepare import check_residues
 from ancdiff.forcefield.relax import Relaxer
 from ancdiff.forcefield.system import PROTEIN_FILES, SOLVENT_FILES, create_system, with_merged_caps
-from ancdiff.forcefield.prepare import check_residues
 from ancdiff.forcefield.template import make_template, protonation
 from ancdiff.forcefield.topology import select_atoms
 from ancdiff.molecules import ENERGY_COLUMNS, Molecule

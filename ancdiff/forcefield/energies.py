@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ancdiff.forcefield.checks import check_atoms, check_units, first_good_confo
 from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol
 from ancdiff.forcefield.prepare import prepare_solute, usable_structure
 from ancdiff.forcefield.relax import Relaxer
-from ancdiff.forcefield.system import GROUPS
+from ancdiff.forcefield.system import GROUPS, create_system
 from ancdiff.forcefield.template import Template, make_template
 from ancdiff.molecules import Ensemble, Molecule, signed_volumes
 
@@ -30,6 +31,7 @@ _CLASH_FRACTION = 0.6
 _CONVERGED_FACTOR = 10.0
 _VDW_RADII_NM = {"H": 0.120, "C": 0.170, "N": 0.155, "O": 0.152, "S": 0.180}
 _BATCH = 256
+_AS_PLACED = ScoreSettings(relax="none")
 
 
 class Scorer:
@@ -45,7 +47,7 @@ class Scorer:
         structure_nm: Float[np.ndarray, "input 3"] | None = None,
         threads: int = 1,
     ) -> None:
-        self._score = score
+        self._score, self._forcefield = score, forcefield
         self._temperature_kelvin = forcefield.temperature_kelvin
         self.template: Template = make_template(molecule, example_nm, forcefield, structure_nm=structure_nm)
         self.molecule = self.template.input_molecule
@@ -63,6 +65,17 @@ class Scorer:
                 start = time.perf_counter()
                 row = self._row(batch_nm[k, self.template.kept], whole_nm[k])
                 yield {"conformer": int(number), **row, "wall_seconds": time.perf_counter() - start}
+
+    def cutoff_errors_kj_mol(
+        self, positions_nm: Float[np.ndarray, "conformers input 3"]
+    ) -> Float[np.ndarray, " conformers"]:
+        """Energy with the cutoff minus energy without, hydrogens placed and not relaxed."""
+        exact = self._forcefield.model_copy(update={"cutoff_nm": None})
+        without = Relaxer(
+            replace(self.template, system=create_system(self.template.topology, exact)), exact, _AS_PLACED
+        )
+        whole_nm = self.template.place(positions_nm)
+        return np.array([self.relaxer.energy_kj_mol(x) - without.energy_kj_mol(x) for x in whole_nm])
 
     def _row(self, input_nm: Float[np.ndarray, "kept 3"], whole_nm: Float[np.ndarray, "atoms 3"]) -> dict[str, Any]:
         row = _failed_row()
@@ -93,7 +106,7 @@ class Scorer:
         if not (np.isfinite(total) and np.isfinite(placed)):
             return {"status": "nan_energy"}
         moved_nm = relaxed.positions_nm[self.template.input_atoms] - input_nm
-        found = {"displacement_nm": float(np.sqrt(np.mean(np.sum(moved_nm**2, axis=-1))))}
+        found = {"displacement_nm": float(np.sqrt(np.mean(np.sum(moved_nm**2, axis=-1)))), "steps": relaxed.steps}
         if self._wrong_hand(relaxed.positions_nm[self.template.input_atoms]):
             return found | {"status": "broken_chirality"}
         if relaxed.rms_force_kj_mol_nm > _CONVERGED_FACTOR * self._score.tolerance_kj_mol_nm:
@@ -102,6 +115,7 @@ class Scorer:
         energies = {
             "energy_kj_mol": total + entropy,
             "energy_placed_kj_mol": placed,
+            "energy_hydrogens_kj_mol": relaxed.hydrogens_kj_mol,
             "hydrogen_entropy_kj_mol": entropy,
         }
         return found | energies | {f"{part}_kj_mol": parts[part] for part in GROUPS} | {"status": "ok"}
@@ -152,6 +166,6 @@ def nearest_allowed_nm(molecule: Molecule) -> Float[np.ndarray, "atoms atoms"]:
 
 
 def _failed_row() -> dict[str, Any]:
-    empty = ("energy_kj_mol", "energy_placed_kj_mol", *(f"{part}_kj_mol" for part in GROUPS))
+    empty = ("energy_kj_mol", "energy_placed_kj_mol", "energy_hydrogens_kj_mol", *(f"{part}_kj_mol" for part in GROUPS))
     empty += ("hydrogen_entropy_kj_mol", "displacement_nm")
-    return dict.fromkeys(empty, np.nan) | {"clashes": 0, "status": "ok"}
+    return dict.fromkeys(empty, np.nan) | {"steps": 0, "clashes": 0, "status": "ok"}

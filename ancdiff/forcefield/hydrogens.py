@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from ancdiff.config import ForcefieldSettings
 from ancdiff.errors import InputError
-from ancdiff.forcefield.platforms import platform_by_name
+from ancdiff.forcefield.platforms import platform_by_name, setup_platform, single_threaded
 from ancdiff.forcefield.system import PROTEIN_FILES, load_forcefield
 from ancdiff.forcefield.topology import neighbour_lists
 from ancdiff.molecules import Molecule
@@ -47,9 +47,10 @@ def add_hydrogens(
     modeller = app.Modeller(topology, np.asarray(positions_nm, dtype=np.float64) * nanometer)
     named = states or {}
     variants = [_variant(residue, named.get(residue.index), settings) for residue in topology.residues()]
-    forcefield, platform = load_forcefield(PROTEIN_FILES["ff14SB"]), platform_by_name("Reference")
+    forcefield = load_forcefield(PROTEIN_FILES["ff14SB"])
+    platform = platform_by_name(setup_platform(2 * topology.getNumAtoms()))  # about as many hydrogens
     try:
-        with _fixed_global_random(_PROTONATION_SEED):
+        with _fixed_global_random(_PROTONATION_SEED), single_threaded(platform):
             modeller.addHydrogens(forcefield, pH=settings.ph, variants=variants, platform=platform)
     except (ValueError, KeyError) as error:
         raise InputError(

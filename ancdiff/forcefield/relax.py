@@ -49,7 +49,7 @@ class Relaxed:
 class Relaxer:
     """One System and one Context of a molecule. The System has no constraints: bonds to hydrogen are flexible here.
 
-    On the CPU platform a `Surrogate` takes most steps where there is an implicit solvent.
+    On the CPU platform a `Surrogate` takes most of the hydrogens' steps where there is an implicit solvent.
     """
 
     def __init__(
@@ -212,20 +212,12 @@ class Relaxer:
         for k, atom in enumerate(self._held):
             self._restraint.setParticleParameters(k, int(atom), tuple(positions_nm[atom]))
         self._restraint.updateParametersInContext(self.context)
-        if self.surrogate is not None:
-            self.surrogate.set_restraint(self._restraint_index(), self._restraint)
-
-    def _restraint_index(self) -> int:
-        return next(i for i, f in enumerate(self.system.getForces()) if f.getForceGroup() == RESTRAINT_GROUP)
 
     def _relax_all(self, start: Relaxed) -> Relaxed:
         """All atoms free (and held by the restraint, where there is one)."""
         import openmm
 
-        positions_nm = start.positions_nm
-        if self.surrogate is not None:
-            positions_nm = self._corrected_all(positions_nm)
-        self.context.setPositions(positions_nm)
+        self.context.setPositions(start.positions_nm)
         counter = _counter()
         minimiser: Any = openmm.LocalEnergyMinimizer
         minimiser.minimize(self.context, self._score.tolerance_kj_mol_nm, self._score.max_iterations, counter)
@@ -238,36 +230,6 @@ class Relaxer:
             energy_kj_mol=self.energy_kj_mol(relaxed_nm),
             rms_force_kj_mol_nm=_rms(state_forces(state)),
         )
-
-    def _corrected_all(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Float[np.ndarray, "atoms 3"]:
-        """As `_corrected`, with all atoms free."""
-        assert self.surrogate is not None
-        value, forces = self._full(positions_nm)
-        for _ in range(_CORRECTIONS):
-            rms = _rms(forces)
-            if not np.isfinite(value) or rms <= self._score.tolerance_kj_mol_nm:
-                break
-            cheap_forces = self.surrogate.energy_and_forces(positions_nm)[1]
-            tried_nm = self.surrogate.minimise(
-                positions_nm,
-                cheap_forces - forces,  # gradients with their signs turned
-                tolerance_kj_mol_nm=max(0.5 * self._score.tolerance_kj_mol_nm, 0.05 * rms),
-                max_iterations=self._score.max_iterations,
-            )
-            new_value, new_forces = self._full(tried_nm)
-            if not new_value < value:
-                break
-            positions_nm, value, forces = tried_nm, new_value, new_forces
-            if _rms(forces) > _WORTH_IT * rms:
-                break
-        return positions_nm
-
-    def _full(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
-        """Energy and forces with the restraint's."""
-        self._steps += 1
-        self.context.setPositions(positions_nm)
-        state = self.context.getState(forces=True, energy=True)
-        return float(state.getPotentialEnergy()._value), state_forces(state)
 
 
 def _rms(values: np.ndarray) -> float:

@@ -15,11 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ancdiff.forcefield.platforms import platform_by_name, platform_properties
-from ancdiff.forcefield.system import GROUPS
+from ancdiff.forcefield.system import GROUPS, RESTRAINT_GROUP
 
 _DIELECTRIC = 4.0
 _CUTOFF_NM = 1.0
-_LINEAR_GROUP = 7
 
 
 class Surrogate:
@@ -31,23 +30,14 @@ class Surrogate:
         cheap = copy.deepcopy(system)
         for index in reversed(range(cheap.getNumForces())):
             force = cheap.getForce(index)
-            if force.getForceGroup() == GROUPS["solvation"]:
+            if force.getForceGroup() in (GROUPS["solvation"], RESTRAINT_GROUP):
                 cheap.removeForce(index)
             elif isinstance(force, openmm.NonbondedForce):
                 _screen(force)
             elif isinstance(force, openmm.CustomNonbondedForce):
                 force.setNonbondedMethod(openmm.CustomNonbondedForce.CutoffNonPeriodic)
                 force.setCutoffDistance(_CUTOFF_NM)
-        self._linear = openmm.CustomExternalForce("cx*x + cy*y + cz*z")
-        for name in ("cx", "cy", "cz"):
-            self._linear.addPerParticleParameter(name)
-        for atom in range(cheap.getNumParticles()):
-            self._linear.addParticle(atom, (0.0, 0.0, 0.0))
-        self._linear.setForceGroup(_LINEAR_GROUP)
-        cheap.addForce(self._linear)
         platform = platform_by_name("CPU")
-        self._groups = set(range(32)) - {_LINEAR_GROUP}
-        self._system = cheap
         self.context: Any = openmm.Context(
             cheap, openmm.VerletIntegrator(0.001), platform, platform_properties(platform, threads)
         )
@@ -55,36 +45,10 @@ class Surrogate:
     def energy_and_forces(
         self, positions_nm: Float[np.ndarray, "atoms 3"]
     ) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
-        """The stand-in's energy (kJ/mol) and forces (kJ/mol/nm), without the linear correction."""
+        """The stand-in's energy (kJ/mol) and forces (kJ/mol/nm)."""
         self.context.setPositions(positions_nm)
-        state = self.context.getState(energy=True, forces=True, groups=self._groups)
+        state = self.context.getState(energy=True, forces=True)
         return float(state.getPotentialEnergy()._value), state_forces(state)
-
-    def set_restraint(self, index: int, restraint: Any) -> None:
-        """Take over the parameters of a CustomExternalForce of the System that this was made from."""
-        mine = self._system.getForce(index)
-        for k in range(restraint.getNumParticles()):
-            mine.setParticleParameters(k, *restraint.getParticleParameters(k))
-        mine.updateParametersInContext(self.context)
-
-    def minimise(
-        self,
-        positions_nm: Float[np.ndarray, "atoms 3"],
-        correction_kj_mol_nm: Float[np.ndarray, "atoms 3"],
-        *,
-        tolerance_kj_mol_nm: float,
-        max_iterations: int,
-    ) -> Float[np.ndarray, "atoms 3"]:
-        """The minimum near a point of the stand-in plus a linear term, all atoms free (OpenMM's minimiser)."""
-        import openmm
-
-        for atom, row in enumerate(correction_kj_mol_nm):
-            self._linear.setParticleParameters(atom, atom, tuple(row))
-        self._linear.updateParametersInContext(self.context)
-        self.context.setPositions(positions_nm)
-        minimiser: Any = openmm.LocalEnergyMinimizer
-        minimiser.minimize(self.context, tolerance_kj_mol_nm, max_iterations)
-        return np.array(self.context.getState(positions=True).getPositions(asNumpy=True)._value, dtype=np.float64)
 
 
 def state_forces(state: Any) -> Float[np.ndarray, "atoms 3"]:

@@ -12,7 +12,7 @@ from ancdiff.config import ForcefieldSettings
 from ancdiff.errors import InputError
 from ancdiff.forcefield.completion import AtomPlacer, carried, complete
 from ancdiff.forcefield.hydrogens import HydrogenPlacer, add_hydrogens, placer_from_template
-from ancdiff.forcefield.platforms import platform_by_name
+from ancdiff.forcefield.platforms import platform_by_name, platform_properties, setup_platform
 from ancdiff.forcefield.prepare import (
     Solute,
     missing_atoms,
@@ -157,7 +157,8 @@ def _relax_placed(
         fixed.setParticleMass(int(atom), 0.0)  # OpenMM's minimiser leaves massless particles where they are
     integrator = openmm.VerletIntegrator(0.001)
     integrator.setIntegrationForceGroups(set(GROUPS.values()) - {GROUPS["solvation"]})
-    context = openmm.Context(fixed, integrator, platform_by_name("Reference"))
+    platform = platform_by_name(setup_platform(len(positions_nm)))
+    context = openmm.Context(fixed, integrator, platform, platform_properties(platform, 1))
     context.setPositions(positions_nm)
     minimiser: Any = openmm.LocalEnergyMinimizer
     minimiser.minimize(context, _TOLERANCE_KJ_MOL_NM)
