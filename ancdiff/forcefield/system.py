@@ -84,12 +84,13 @@ def create_system(
         ConfigError: the user's own force-field files cannot be read.
         InputError: the force field has no parameters for a residue of the topology.
     """
-    from openmm import app
+    from openmm import app, unit
 
     files = forcefield_files(settings)
     options: dict[str, Any] = {"nonbondedMethod": app.NoCutoff}
     if settings.cutoff_nm is not None:
-        options = {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": settings.cutoff_nm}
+        cutoff = settings.cutoff_nm * vars(unit)["nanometer"]
+        options = {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": cutoff}
     if hydrogen_mass_amu is not None:
         options["hydrogenMass"] = hydrogen_mass_amu
     try:
