@@ -8,7 +8,7 @@ import pytest
 
 from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.errors import ConfigError, InputError
-from ancdiff.forcefield.build import build_peptide
+from ancdiff.forcefield.build import build_peptide, start_structure
 from ancdiff.forcefield.checks import check_atoms
 from ancdiff.forcefield.energies import Scorer, open_scorer
 from ancdiff.forcefield.hydrogens import rotate
@@ -165,6 +165,19 @@ def test_missing_side_chains_are_built_and_carried_to_every_conformer() -> None:
     bonds = template.molecule.bonds
     placed = template.place(shaken[None])[0]
     assert np.linalg.norm(placed[bonds[:, 0]] - placed[bonds[:, 1]], axis=1).max() < 0.2
+
+
+def test_side_chains_built_from_the_backbone_alone_are_l() -> None:
+    """On a helix the templates clash at first, and PDBFixer's dynamics would turn some centres over."""
+    built = build_peptide("helix", "ACE-LYS-GLU-LEU-VAL-ARG-THR-NME", FF)
+    whole_nm = start_structure(built, FF, ["alpha_r"] * 6)
+    molecule, positions_nm = select_atoms(built.molecule, built.heavy), whole_nm[built.heavy]
+    kept = {"N", "CA", "C", "O", "CH3"}
+    bare, bare_nm = without(molecule, positions_nm, *(set(molecule.atom_names) - kept))
+    template = make_template(bare, bare_nm, FF)
+    assert len(template.molecule.stereocentres) == 6 + 1
+    assert (signed_volumes(template.positions_nm[None], template.molecule.stereocentres) > 0).all()
+    assert template.molecule.n_atoms == built.molecule.n_atoms
 
 
 def test_without_a_backbone_nothing_is_built() -> None:

@@ -11,10 +11,12 @@ from jaxtyping import Float, Int
 from ancdiff.forcefield.hydrogens import local_frames
 from ancdiff.forcefield.platforms import platform_by_name
 from ancdiff.forcefield.topology import neighbour_lists, topology_of_molecule
-from ancdiff.molecules import Molecule, natural_stereocentres
+from ancdiff.molecules import Molecule, natural_stereocentres, signed_volumes
 from ancdiff.units import ANGSTROM_PER_NM
 
 _SEED = 7  # of the short dynamics by which PDBFixer frees atoms that it placed on top of others
+_ATTEMPTS = 5
+_CA_CB_NM, _HALF_TETRAHEDRAL = 0.153, np.radians(54.75)
 _FROM_ONE_NEIGHBOUR = 1  # kind of frame: an atom, one neighbour, one atom beyond
 
 
@@ -58,7 +60,19 @@ def complete(
             positions_nm,
             AtomPlacer(np.arange(molecule.n_atoms), nothing, nothing.reshape(0, 4), np.zeros((0, 3))),
         )
-    built, built_nm = _build(molecule, positions_nm)
+    for attempt in range(_ATTEMPTS):
+        whole, whole_nm, placer = _completed(molecule, positions_nm, missing, seed=_SEED + attempt)
+        if (signed_volumes(whole_nm[None], whole.stereocentres) > 0).all():
+            break
+        if not (signed_volumes(positions_nm[None], molecule.stereocentres) > 0).all():
+            break  # the input has the wrong hand itself, which its conformers' rows say
+    return whole, whole_nm, placer
+
+
+def _completed(
+    molecule: Molecule, positions_nm: np.ndarray, missing: Mapping[int, Sequence[str]], *, seed: int
+) -> tuple[Molecule, np.ndarray, AtomPlacer]:
+    built, built_nm = _build(*_with_beta_carbons(molecule, positions_nm, missing), seed=seed)
     key = {(int(r), n): i for i, (r, n) in enumerate(zip(molecule.residue_of_atom, molecule.atom_names, strict=True))}
     wanted = {(r, name) for r, names in missing.items() for name in names}
     rows: list[tuple[int, str, str, int]] = []  # residue, atom, element, row of PDBFixer
@@ -100,7 +114,46 @@ def carried(placer: AtomPlacer, whole_nm: Float[np.ndarray, "atoms 3"]) -> AtomP
     return replace(placer, local_nm=local)
 
 
-def _build(molecule: Molecule, positions_nm: np.ndarray) -> tuple[Any, np.ndarray]:
+def _with_beta_carbons(
+    molecule: Molecule, positions_nm: np.ndarray, missing: Mapping[int, Sequence[str]]
+) -> tuple[Molecule, np.ndarray]:
+    """The molecule with each missing CB at its ideal place: PDBFixer's dynamics may turn an L centre into a D one."""
+    rows = list(range(molecule.n_atoms))
+    names, elements = list(molecule.atom_names), list(molecule.elements)
+    residues, positions = list(molecule.residue_of_atom), list(positions_nm)
+    bonds = [(int(a), int(b)) for a, b in molecule.bonds]
+    for r, lacking in missing.items():
+        if "CB" not in lacking:
+            continue
+        n, ca, c = (molecule.atom_index(r, name) for name in ("N", "CA", "C"))
+        to_n, to_c = (_unit(positions_nm[end] - positions_nm[ca]) for end in (n, c))
+        outward = -_unit(to_n + to_c) * np.cos(_HALF_TETRAHEDRAL) + _unit(np.cross(to_n, to_c)) * np.sin(
+            _HALF_TETRAHEDRAL
+        )
+        bonds.append((int(ca or 0), len(names)))
+        rows.append(max(int(i) for i in np.flatnonzero(molecule.residue_of_atom == r)))
+        names.append("CB")
+        elements.append("C")
+        residues.append(r)
+        positions.append(positions_nm[ca] + _CA_CB_NM * outward)
+    order = np.argsort(rows, kind="stable")  # a new atom after the last one of its residue
+    new = np.argsort(order)
+    pairs = sorted(tuple(sorted((int(new[a]), int(new[b])))) for a, b in bonds)
+    extended = replace(
+        molecule,
+        atom_names=tuple(names[i] for i in order),
+        elements=tuple(elements[i] for i in order),
+        residue_of_atom=np.array([residues[i] for i in order], dtype=np.int64),
+        bonds=np.array(pairs, dtype=np.int64).reshape(-1, 2),
+    )
+    return extended, np.array([positions[i] for i in order])
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def _build(molecule: Molecule, positions_nm: np.ndarray, *, seed: int) -> tuple[Any, np.ndarray]:
     """PDBFixer's topology and positions with all missing heavy atoms of the standard residues."""
     from openmm import app, unit
     from pdbfixer import PDBFixer
@@ -113,7 +166,7 @@ def _build(molecule: Molecule, positions_nm: np.ndarray) -> tuple[Any, np.ndarra
     fixer = PDBFixer(pdbfile=text, platform=platform_by_name("Reference"))
     fixer.missingResidues = {}
     fixer.findMissingAtoms()
-    fixer.addMissingAtoms(seed=_SEED)
+    fixer.addMissingAtoms(seed=seed)
     return fixer.topology, np.array(fixer.positions.value_in_unit(vars(unit)["nanometer"]), dtype=np.float64)
 
 

@@ -62,11 +62,13 @@ def _screen(force: Any) -> None:
     """Divide the Coulomb energy by a dielectric constant and cut it off, shifted."""
     import openmm
 
+    # Plain numbers: arithmetic with OpenMM's units would take a second for a protein.
     for i in range(force.getNumParticles()):
-        charge, sigma, epsilon = force.getParticleParameters(i)
+        charge, sigma, epsilon = (parameter._value for parameter in force.getParticleParameters(i))
         force.setParticleParameters(i, charge / np.sqrt(_DIELECTRIC), sigma, epsilon)
     for i in range(force.getNumExceptions()):
-        a, b, product, sigma, epsilon = force.getExceptionParameters(i)
+        a, b, *rest = force.getExceptionParameters(i)
+        product, sigma, epsilon = (parameter._value for parameter in rest)
         force.setExceptionParameters(i, a, b, product / _DIELECTRIC, sigma, epsilon)
     force.setNonbondedMethod(openmm.NonbondedForce.CutoffNonPeriodic)
     force.setCutoffDistance(_CUTOFF_NM)
