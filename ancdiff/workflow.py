@@ -5,6 +5,7 @@ something new. Imports nothing heavy, since each cluster job parses the Snakefil
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -71,7 +72,13 @@ class Corridor:
 
     def simulate_inputs(self, wildcards: Any) -> list[Path]:
         """Bundled files of an MD data set, where the run copies them."""
-        return bundled_files(wildcards.system, wildcards.md) if self.config.simulate.source == "bundled" else []
+        if self.config.simulate.source == "bundled":
+            return bundled_files(wildcards.system, wildcards.md)
+        return self.forcefield_files(wildcards)
+
+    def forcefield_files(self, wildcards: Any) -> list[Path]:
+        """The user's own force-field files; OpenMM's own, given by name, are none."""
+        return [Path(name) for name in self.config.forcefield.xml if Path(name).is_file()]
 
     def seed(self, wildcards: Any) -> int:
         """Seed of the samples of one model and system: SHA-256 of the run's seed and both names, below 2³¹."""
@@ -221,6 +228,13 @@ def check_systems(config: Config) -> None:
         raise ConfigError(
             "there is no system to train on", where="systems", fix="leave at least one with split: train (the default)"
         )
+    unknown = [name for name in config.forcefield.xml if not Path(name).is_file() and not _is_openmms(name)]
+    if unknown:
+        raise InputError(
+            f"there is no such force-field file: {', '.join(unknown)}",
+            where="forcefield.xml",
+            fix="check the path (relative to the folder in which snakemake runs), or the name among OpenMM's own",
+        )
     for name, system in config.systems.items():
         if system.sequence is not None and config.simulate.source == "bundled":
             _check_bundled(name)
@@ -231,6 +245,13 @@ def check_systems(config: Config) -> None:
                 where=f"systems.{name}",
                 fix="check the path (relative to the folder in which snakemake runs)",
             )
+
+
+def _is_openmms(name: str) -> bool:
+    """Whether OpenMM brings a force-field file of this name; does not import it."""
+    found = importlib.util.find_spec("openmm")
+    folders = [] if found is None else found.submodule_search_locations or []
+    return any((Path(folder) / "app" / "data" / name).is_file() for folder in folders)
 
 
 def _check_bundled(system: str) -> None:

@@ -133,6 +133,10 @@ def test_check_shows_models_and_systems(monkeypatch, capsys, tiny: Path) -> None
         ("systems: {a: {sequence: ACE-ALA-NME, split: test}}\nsimulate: {source: run}", "no system to train on"),
         ("systems: {a: {topology: no.pdb, training: [no.xtc]}}", "there is no such file: no.pdb, no.xtc"),
         ("systems: {nothing: {sequence: ACE-TRP-NME}}", "there is no bundled MD"),
+        (
+            "systems: {ala: {sequence: ACE-ALA-NME}}\nforcefield: {xml: [amber14/protein.ff14SB.xml, my.xml]}",
+            "no such force-field file: my.xml",
+        ),
     ],
 )
 def test_check_finds_what_would_stop_the_run(monkeypatch, capsys, tmp_path: Path, text: str, what: str) -> None:
