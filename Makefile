@@ -39,6 +39,8 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	python benchmarks/bench.py
+	python benchmarks/alignment.py
+	python benchmarks/qm9.py
 
 install: $(INSTALLED)
 

@@ -7,6 +7,7 @@ denoising of the pool under importance weights that a round moves a step towards
 """
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,19 +22,28 @@ from tqdm import tqdm
 
 from ancdiff.artifacts import read_ensemble, read_table, write_table
 from ancdiff.config import AlignSettings, DiffusionSettings, StageConfig
-from ancdiff.corridor import Layout, aligned_model, ancestors, split_model
+from ancdiff.corridor import Layout, ancestors, split_model
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
-from ancdiff.denoising import Conformers, denoising_batch_loss, denoising_blocks_loss, load_conformers
+from ancdiff.denoising import (
+    Block,
+    Conformers,
+    denoising_blocks_loss,
+    draw_blocks,
+    load_conformers,
+    shares,
+    training_levels,
+)
 from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.energy import likelihood_energy, paper_energy, shared_noise
-from ancdiff.diffusion.noise import centre
+from ancdiff.diffusion.energy import likelihood_energy, likelihood_terms, noised, paper_terms, shared_noise
+from ancdiff.diffusion.noise import centre, centred_noise
+from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
-from ancdiff.objectives import eba_dpo_loss, eba_loss, group_effective_size
+from ancdiff.objectives import OBJECTIVES, GroupEnergies, difference_error, group_effective_size
 from ancdiff.provenance import made_by
 from ancdiff.training import TrainingPlan, train, work_key
-from ancdiff.weights import logmeanexp, pooled_weights, tempered_step
+from ancdiff.weights import WEIGHT_COLUMNS, logmeanexp, pooled_weights, round_temperature, tempered_step
 
 _CHUNK = 16  # conformers whose noisy copies go through the network at once; memory only
 
@@ -44,6 +54,7 @@ class Pool:
 
     system: str
     graph: MoleculeGraph
+    training_nm: Float[Tensor, "frames atoms 3"]  # all training MD, scored or not
     positions_nm: Float[Tensor, "conformers atoms 3"]
     log_weight: Float[Tensor, " conformers"]
     anchor_weight: Float[Tensor, " conformers"]  # sums to 1
@@ -51,16 +62,19 @@ class Pool:
     from_models: Int[Tensor, " sampled"]  # … and from models
 
 
-def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> None:
-    """Make the model ``<objective>_round<r>`` from that of the round before.
+def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
+    """Make the model ``<objective>_round<r>`` from that of the round before. Draws from ``seed`` and the round alone.
+
+    A system whose pool has no energies, or none of its training MD or of its samples where groups need them, is left
+    out of the round, on standard error and in the model's record; the control needs no energies.
 
     Raises:
-        StageError: a system's conformers have all failed, or the loss became non-finite.
+        StageError: no system is left, or the loss became non-finite.
     """
     torch.set_num_threads(threads)
     layout, align = Layout(results), settings.align
-    objective, round_number = split_model(model)
-    parent = aligned_model(objective, round_number - 1)
+    name, lineage = split_model(model), ancestors(model)
+    objective, parent, round_seed = name.line, lineage[-1], seed + name.round_number
     parent_path = layout.model(parent)
     device = choose_device()
     denoiser, _ = load_denoiser(parent_path)
@@ -68,8 +82,8 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
     split = read_table(results / "dataset" / "split.parquet")
     systems = [name for name, system in settings.systems.items() if system.split == "train"]
     data = [load_conformers(layout, name, split, "train", device) for name in systems]
-    weights, parents = _weights(settings, layout, systems, ancestors(model), split)
-    record = made_by("align", settings=settings.as_dict(), seed=settings.run.seed, parents=[parent_path, *parents])
+    weights, left_out, parents = _weights(settings, layout, systems, lineage, split, round_number=name.round_number)
+    record = made_by("align", settings=settings.as_dict(), seed=seed, parents=[parent_path, *parents])
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
     if objective == "none":
@@ -77,38 +91,71 @@ def run(settings: StageConfig, *, results: Path, model: str, threads: int) -> No
     else:
         reference, _ = load_denoiser(parent_path)
         reference.to(device)
-        last = None if round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
-        seed = settings.run.seed + round_number
-        weights = {
-            c.system: _anchored(layout, c, weights[c.system], last, reference, settings, seed=seed) for c in data
-        }
+        last = None if name.round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
+        pools = []
+        for c in [c for c in data if c.system in weights]:
+            try:
+                weights[c.system] = _anchored(layout, c, weights[c.system], last, reference, settings, seed=round_seed)
+                pools.append(_pool(layout, c, weights[c.system], align))
+            except StageError as error:
+                left_out[c.system] = error
         loss = partial(
             _alignment_loss,
             objective=objective,
             reference=reference,
-            pools=[_pool(layout, c, weights[c.system]) for c in data],
+            pools=_remaining(pools, left_out),
             align=align,
             diffusion=settings.diffusion,
         )
+    for system, error in left_out.items():
+        print(f"align {model}: {system} is left out: {error.what}", file=sys.stderr, flush=True)
     ema, metrics = train(
         denoiser,
-        loss,
+        lambda generator: [partial(loss, generator=generator)],
         _plan(align),
-        generator=torch.Generator(device).manual_seed(settings.run.seed + round_number),
+        generator=torch.Generator(device).manual_seed(round_seed),
         work=work,
         title=f"align {model}",
     )
-    write_table(folder / "weights.parquet", pd.concat(weights.values(), ignore_index=True))
+    written = pd.concat(weights.values(), ignore_index=True) if weights else pd.DataFrame(columns=list(WEIGHT_COLUMNS))
+    write_table(folder / "weights.parquet", written)
     write_table(folder / "metrics.parquet", metrics)
-    save_denoiser(layout.model(model), ema, record)
+    reasons = {system: error.what for system, error in left_out.items()}
+    save_denoiser(layout.model(model), ema, record | {"left_out": reasons} if reasons else record)
     shutil.rmtree(work)
 
 
+def _remaining(pools: list[Pool], left_out: Mapping[str, StageError]) -> list[Pool]:
+    """The pools of a round.
+
+    Raises:
+        StageError: there is none; of a single system, its own error.
+    """
+    if pools:
+        return pools
+    errors = list(left_out.values())
+    if len(errors) == 1:
+        raise errors[0]
+    raise StageError(
+        f"no system is left to align on: {'; '.join(error.what for error in errors)}",
+        where=", ".join(left_out),
+        fix="look at the status column of their score tables",
+    )
+
+
 def _weights(
-    settings: StageConfig, layout: Layout, systems: Sequence[str], models: Sequence[str], split: pd.DataFrame
-) -> tuple[dict[str, pd.DataFrame], list[Path]]:
-    """Boltzmann weights of each system's pool, and the files that they and the conformers come from."""
-    weights, parents = {}, []
+    settings: StageConfig,
+    layout: Layout,
+    systems: Sequence[str],
+    models: Sequence[str],
+    split: pd.DataFrame,
+    *,
+    round_number: int,
+) -> tuple[dict[str, pd.DataFrame], dict[str, StageError], list[Path]]:
+    """Boltzmann weights of each system's pool, why some have none, and the files that they and conformers come from."""
+    weights, left_out, parents = {}, {}, []
+    temper = settings.align.temper
+    kelvin = round_temperature(settings.forcefield.temperature_kelvin, temper, round_number)
     for system in systems:
         tables = {}
         for ensemble in ("training", *models):
@@ -117,13 +164,11 @@ def _weights(
             parents += [path, layout.ensemble(ensemble, system)]
         rows = split[(split["system"] == system) & (split["md"] == "training") & (split["split"] == "train")]
         tables["training"] = tables["training"][tables["training"]["conformer"].isin(rows["frame"])]
-        weights[system] = pooled_weights(
-            system,
-            tables,
-            temperature_kelvin=settings.forcefield.temperature_kelvin,
-            temper_settings=settings.align.temper,
-        )
-    return weights, parents
+        try:
+            weights[system] = pooled_weights(system, tables, temperature_kelvin=kelvin, temper_settings=temper)
+        except StageError as error:
+            left_out[system] = error
+    return weights, left_out, parents
 
 
 def _anchored(
@@ -153,7 +198,7 @@ def _anchored(
         before = weights[usable].merge(last[[*keys, "anchor_log_weight"]], how="left", on=keys, validate="one_to_one")
         started = before["anchor_log_weight"].to_numpy(dtype=np.float64)
         known = np.isfinite(started)
-        started = np.where(known, started - logmeanexp(started[known]), 0.0)
+        started = np.where(known, started - (logmeanexp(started[known]) if known.any() else 0.0), 0.0)
     log_weight, gamma = tempered_step(
         started,
         weights["log_weight"].to_numpy()[usable] + energy,
@@ -173,7 +218,11 @@ def pool_energies(
     sigma_data_nm: float,
     seed: int,
 ) -> Float[np.ndarray, " conformers"]:
-    """E_θ in nats of a whole pool, with one set of noise for all, so that their differences are sharp."""
+    """E_θ in nats of a whole pool, with one set of noise for all, so that their differences are sharp.
+
+    E_θ does not change when a conformer is turned, but the same noise is another one to a turned conformer: all are
+    laid upon the first.
+    """
     generator = torch.Generator(positions_nm.device).manual_seed(seed)
     low = settings.diffusion.sigma_min * sigma_data_nm
     high = settings.align.energy_sigma_max * sigma_data_nm
@@ -183,8 +232,9 @@ def pool_energies(
         sigma_min_nm=low,
         sigma_max_nm=high,
         generator=generator,
+        antithetic=settings.align.antithetic,
     )
-    chunks = tqdm(positions_nm.split(_CHUNK), desc="model energies", unit="chunk", mininterval=2.0)
+    chunks = tqdm(lay_upon_first(positions_nm).split(_CHUNK), desc="model energies", unit="chunk", mininterval=2.0)
     with torch.no_grad():
         energies = [
             likelihood_energy(
@@ -203,16 +253,17 @@ def _positions(layout: Layout, system: str, rows: pd.DataFrame) -> Float[np.ndar
     return np.concatenate(parts)
 
 
-def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool:
+def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame, align: AlignSettings) -> Pool:
     """The weighted conformers of one system, those without a weight left out.
 
     Raises:
-        StageError: no sample, or no MD frame, has an energy.
+        StageError: no sample, or no MD frame, has an energy, and groups need them.
     """
     table = weights[np.isfinite(weights["log_weight"])]
     device = conformers.positions_nm.device
     md = (table["source"] == "training").to_numpy()
-    if md.all() or not md.any():
+    n_md = _md_of_group(align)
+    if (md.all() and n_md < align.group_size) or (not md.any() and n_md > 0):
         raise StageError(
             f"the pool of {conformers.system} has {'no model samples' if md.all() else 'no MD'} with an energy",
             where=", ".join(sorted(weights["source"].unique())),
@@ -222,22 +273,31 @@ def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame) -> Pool
     return Pool(
         system=conformers.system,
         graph=conformers.graph,
+        training_nm=conformers.positions_nm,
         positions_nm=centre(torch.as_tensor(_positions(layout, conformers.system, table))).to(device),
-        log_weight=torch.tensor(table["log_weight"].to_numpy(), dtype=torch.float32, device=device),
+        log_weight=torch.tensor(table["log_weight"].to_numpy(), dtype=torch.float64, device=device),
         anchor_weight=torch.tensor(anchor, dtype=torch.float32, device=device),
         from_md=torch.tensor(np.flatnonzero(md), device=device),
         from_models=torch.tensor(np.flatnonzero(~md), device=device),
     )
 
 
+def _md_of_group(align: AlignSettings) -> int:
+    """How many of a group's conformers come from MD."""
+    return round(align.data_fraction * align.group_size)
+
+
 def _draw_group(pool: Pool, align: AlignSettings, generator: torch.Generator) -> Int[Tensor, " conformers"]:
-    """K conformers of a pool, a share of them from MD. Draws from ``generator``."""
-    n_md = round(align.data_fraction * align.group_size)
+    """K conformers of a pool in random order, a share of them from MD. Draws from ``generator``."""
+    n_md = _md_of_group(align)
     parts = []
     for source, n in ((pool.from_md, n_md), (pool.from_models, align.group_size - n_md)):
+        if n == 0:
+            continue
         drawn = torch.randint(len(source), (n,), generator=generator, device=generator.device)
         parts.append(source[drawn])
-    return torch.cat(parts)
+    # The order says which are pairs (`objectives.diffusion_dpo_loss`): MD with MD and with samples alike.
+    return torch.cat(parts)[torch.randperm(align.group_size, generator=generator, device=generator.device)]
 
 
 def _alignment_loss(
@@ -252,49 +312,88 @@ def _alignment_loss(
 ) -> tuple[Tensor, Mapping[str, float]]:
     """The objective's mean over groups of randomly drawn systems, and the anchor, each with its weight."""
     chosen = torch.randperm(len(pools), generator=generator, device=generator.device)
-    losses, ess, spread = [], [], []
+    objective_of = OBJECTIVES[objective]
+    losses, ess, spread, error = [], [], [], []
     for number in range(align.groups_per_step):
         pool = pools[int(chosen[number % len(pools)])]
         index = _draw_group(pool, align, generator)
-        x, log_w = pool.positions_nm[index], pool.log_weight[index]
-        energy_of = _model_energy(x, align, diffusion, denoiser.sigma_data_nm, generator)
-        energy = energy_of(denoiser.on(pool.graph))
-        if objective == "eba":
-            losses.append(eba_loss(log_w, energy, alpha=align.alpha))
-        else:
+        x = lay_upon_first(pool.positions_nm[index])  # so that the noise is the same to all of them
+        # Relative to the group's best in double precision: what is far above it keeps its differences.
+        log_w = (pool.log_weight[index] - pool.log_weight[index].max()).float()
+        terms_of = _model_terms(x, align, diffusion, denoiser.sigma_data_nm, generator)
+        terms, reference_terms = terms_of(denoiser.on(pool.graph)), None
+        if objective_of.needs_reference:
             with torch.no_grad():
-                reference_energy = energy_of(reference.on(pool.graph))
-            losses.append(eba_dpo_loss(log_w, energy, reference_energy, alpha=align.alpha))
+                reference_terms = terms_of(reference.on(pool.graph))
+        if not torch.isfinite(terms).all():
+            raise StageError(
+                f"the model energies of conformers of {pool.system} are not finite",
+                where=f"align, objective {objective}",
+                fix="lower align.learning_rate or align.objective_weight; the last checkpoint is kept",
+            )
+        losses.append(objective_of.loss(GroupEnergies(log_w, terms, reference_terms), align.alpha))
         ess.append(group_effective_size(log_w))
-        spread.append(float(energy.detach().std()))
+        spread.append(float(terms.detach().mean(dim=1).std()))
+        error.append(difference_error(terms))
     loss = align.objective_weight * torch.stack(losses).mean()
     if align.anchor > 0:
-        batches = [_draw_anchor(pool, align.anchor_batch_size // len(pools), generator) for pool in pools]
-        loss = loss + align.anchor * denoising_blocks_loss(denoiser, batches, diffusion, generator)
-    return loss, {"ess": float(np.mean(ess)), "model_energy_spread": float(np.mean(spread))}
+        numbers = shares([pool.graph for pool in pools], align.anchor_batch_size)
+        blocks = [
+            _anchor_block(pool, n, align, diffusion, denoiser.sigma_data_nm, generator)
+            for pool, n in zip(pools, numbers, strict=True)
+        ]
+        loss = loss + align.anchor * denoising_blocks_loss(denoiser, blocks, diffusion)
+    return loss, {
+        "ess": float(np.mean(ess)),
+        "model_energy_spread": float(np.mean(spread)),
+        "model_energy_error": float(np.mean(error)),
+    }
 
 
-def _draw_anchor(
-    pool: Pool, n: int, generator: torch.Generator
-) -> tuple[MoleculeGraph, Float[Tensor, "conformers atoms 3"]]:
-    """Conformers of a pool by the anchor's weights. Draws from ``generator``."""
-    index = torch.multinomial(pool.anchor_weight, max(1, n), replacement=True, generator=generator)
-    return pool.graph, pool.positions_nm[index]
+def _anchor_block(
+    pool: Pool,
+    n: int,
+    align: AlignSettings,
+    diffusion: DiffusionSettings,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+) -> Block:
+    """``n`` noisy conformers for the anchor: of the weighted pool, and where noise is low of the training MD.
+
+    At noise far below the distance between basins the denoiser depends on the density near its input alone, and a
+    weight that is constant there drops out of it. The training MD has the right density inside each basin and no
+    weights that add variance, so it keeps the local geometry while the pool moves populations. Draws from
+    ``generator``.
+    """
+    sigma = training_levels(diffusion, sigma_data_nm).draw(n, generator=generator)
+    weighted = torch.multinomial(pool.anchor_weight, n, replacement=True, generator=generator)
+    frame = torch.randint(len(pool.training_nm), (n,), generator=generator, device=generator.device)
+    local = (sigma < align.anchor_local_sigma * sigma_data_nm)[:, None, None]
+    clean = torch.where(local, pool.training_nm[frame], pool.positions_nm[weighted])
+    noise = centred_noise(tuple(clean.shape), generator=generator)
+    return pool.graph, noised(clean, sigma, noise, superpose=diffusion.superpose)
 
 
-def _model_energy(
+def _model_terms(
     x: Float[Tensor, "conformers atoms 3"],
     align: AlignSettings,
     diffusion: DiffusionSettings,
     sigma_data_nm: float,
     generator: torch.Generator,
-) -> Callable[[Denoise], Float[Tensor, " conformers"]]:
-    """E_θ of a group as a function of the denoiser, all with the same noise. Draws from ``generator``."""
+) -> Callable[[Denoise], Float[Tensor, "conformers levels"]]:
+    """The terms of E_θ of a group as a function of the denoiser, all with the same noise. Draws from ``generator``."""
     low, high = diffusion.sigma_min * sigma_data_nm, align.energy_sigma_max * sigma_data_nm
-    shared = shared_noise(align.noise_levels, x.shape[1], sigma_min_nm=low, sigma_max_nm=high, generator=generator)
+    shared = shared_noise(
+        align.noise_levels,
+        x.shape[1],
+        sigma_min_nm=low,
+        sigma_max_nm=high,
+        generator=generator,
+        antithetic=align.antithetic,
+    )
     if align.weighting == "paper":
-        return lambda denoise: paper_energy(denoise, x, shared, scale=align.paper_scale, superpose=diffusion.superpose)
-    return lambda denoise: likelihood_energy(
+        return lambda denoise: paper_terms(denoise, x, shared, scale=align.paper_scale, superpose=diffusion.superpose)
+    return lambda denoise: likelihood_terms(
         denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=diffusion.superpose
     )
 
@@ -308,8 +407,11 @@ def _control_loss(
     diffusion: DiffusionSettings,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """Plain denoising of the training MD: the same steps without energies."""
-    loss = denoising_batch_loss(denoiser, data, align.anchor_batch_size, diffusion, generator)
-    return loss, {"ess": float("nan"), "model_energy_spread": float("nan")}
+    blocks = draw_blocks(
+        data, align.anchor_batch_size, diffusion, sigma_data_nm=denoiser.sigma_data_nm, generator=generator
+    )
+    logged: dict[str, float] = dict.fromkeys(("ess", "model_energy_spread", "model_energy_error"), float("nan"))
+    return denoising_blocks_loss(denoiser, blocks, diffusion), logged
 
 
 def _plan(align: AlignSettings) -> TrainingPlan:

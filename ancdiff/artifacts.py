@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ancdiff.chemistry import CONFORMER_FILES, MOLECULE_FILES, is_molecule_file, read_conformers, read_molecule_file
 from ancdiff.errors import InputError
 from ancdiff.molecules import Ensemble, Molecule, natural_stereocentres
 from ancdiff.units import ANGSTROM_PER_NM
@@ -93,7 +94,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_molecule(topology: Path, *, name: str | None = None) -> Molecule:
-    """Read a molecule from a PDB or mmCIF file; its name is that of the folder unless given.
+    """Read a molecule from a PDB, mmCIF, SDF or MOL file; its name is that of the folder unless given.
 
     Bonds come from the file's CONECT records and the standard residues; of a file that `write_topology` wrote, from
     the CONECT records alone, which are complete (names would bond residues across a chain break).
@@ -103,13 +104,15 @@ def read_molecule(topology: Path, *, name: str | None = None) -> Molecule:
     """
     import mdtraj
 
+    if is_molecule_file(topology):
+        return read_molecule_file(_existing(topology), name=name or topology.stem)
     try:
         top = mdtraj.load_topology(str(_existing(topology)))
     except Exception as error:  # mdtraj's readers raise whatever their parsers do
         raise InputError(
             f"this structure cannot be read: {error}",
             where=str(topology),
-            fix="hand in a PDB or mmCIF file with one MODEL of the molecule",
+            fix="hand in a PDB or mmCIF file with one MODEL of the molecule, or an SDF file",
         ) from error
     molecule = molecule_of(top, name or topology.resolve().parent.name)
     bonds = _written_bonds(topology)
@@ -217,7 +220,8 @@ def quiet_reader() -> Iterator[None]:
 def read_ensemble(path: Path, *, topology: Path | None = None, name: str | None = None) -> Ensemble:
     """Read an ensemble; the topology is ``topology.pdb`` beside the trajectory unless given.
 
-    Any trajectory that mdtraj reads will do (DCD, XTC, NetCDF …).
+    Any trajectory that mdtraj reads will do (DCD, XTC, NetCDF …); with an SDF or MOL file as topology also SDF and XYZ,
+    whose records are compared with it one by one (`Ensemble.refused`).
 
     Raises:
         InputError: a file is missing, truncated or unreadable, has no frames, or has other atoms than the topology.
@@ -226,9 +230,19 @@ def read_ensemble(path: Path, *, topology: Path | None = None, name: str | None 
 
     topology = topology or path.parent / "topology.pdb"
     molecule = read_molecule(topology, name=name)
+    chemical = is_molecule_file(topology)
+    if chemical and path.suffix.lower() in CONFORMER_FILES:
+        return Ensemble(molecule, *read_conformers(_existing(path), molecule))
+    if path.suffix.lower() in MOLECULE_FILES:
+        raise InputError(
+            "conformers in an SDF file need an SDF file as topology",
+            where=f"{path} (topology: {topology})",
+            fix=f"type: --topology {path}",
+        )
     try:
         with quiet_reader():
-            trajectory = mdtraj.load(str(_existing(path)), top=mdtraj.load_topology(str(topology)))
+            top = _mdtraj_topology(molecule) if chemical else mdtraj.load_topology(str(topology))
+            trajectory = mdtraj.load(str(_existing(path)), top=top)
     except InputError:
         raise
     except Exception as error:
@@ -247,6 +261,17 @@ def read_ensemble(path: Path, *, topology: Path | None = None, name: str | None 
             fix="copy or make it again; to keep what is there, type: mdconvert -o whole.dcd " + path.name,
         )
     return Ensemble(molecule, np.ascontiguousarray(trajectory.xyz, dtype=np.float32))
+
+
+def _mdtraj_topology(molecule: Molecule) -> Any:
+    """The mdtraj topology of a molecule of one residue, to read trajectories with."""
+    import mdtraj
+
+    top = mdtraj.Topology()
+    residue = top.add_residue(molecule.residue_names[0], top.add_chain())
+    for name, element in zip(molecule.atom_names, molecule.elements, strict=True):
+        top.add_atom(name, mdtraj.element.get_by_symbol(element), residue)
+    return top
 
 
 def dcd_frames(path: Path) -> int | None:

@@ -15,9 +15,10 @@ from typing import Any
 import click
 
 from ancdiff.config import Config, StageConfig, load_config
-from ancdiff.corridor import MD_ENSEMBLES
+from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, generated_sets, split_model
 from ancdiff.errors import AncdiffError, ConfigError, StageError
-from ancdiff.workflow import SECTIONS, Corridor, check_systems
+from ancdiff.origins import describe
+from ancdiff.workflow import SECTIONS, check_systems, corridor_of
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _FILE = click.Path(path_type=Path)
@@ -111,6 +112,25 @@ def _overridden(settings: StageConfig, section: str, **changes: Any) -> StageCon
     return StageConfig(sections | {section: sections[section] | given})
 
 
+def check_model(model: str, seed: int, *, pretrained: bool) -> None:
+    """See that a stage is asked for a model that it makes, with the seed in its name where there is one.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    example = "pretrain, or pretrain_seed2027" if pretrained else "eba_round1, or eba_round1_seed2027"
+    try:
+        name = split_model(model)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--model", fix=f"type, for example, {example}") from None
+    if (name.round_number == 0) != pretrained:
+        raise ConfigError(f"this stage does not make the model '{model}'", where="--model", fix=f"type {example}")
+    if name.seed not in (None, seed):
+        raise ConfigError(
+            f"the model's name says seed {name.seed}, not {seed}", where="--seed", fix=f"type --seed {name.seed}"
+        )
+
+
 _results = click.option(
     "--results", type=_FILE, required=True, metavar="DIR", help="Folder of the run, e.g. results/peptides."
 )
@@ -136,13 +156,19 @@ def dataset(settings: StageConfig, *, results: Path, threads: int) -> None:
     run(settings, results=results)
 
 
+_seed = click.option("--seed", type=click.IntRange(min=0), required=True, help="Seed of the training.")
+
+
 @stage_command("pretrain")
 @_results
-def pretrain(settings: StageConfig, *, results: Path, threads: int) -> None:
+@click.option("--model", default=PRETRAINED, show_default=True, help="Model to make, pretrain or pretrain_seed<s>.")
+@_seed
+def pretrain(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
     """Train the denoiser on the training MD; goes on from its last checkpoint."""
     from ancdiff.pretrain import run
 
-    run(settings, results=results, threads=threads)
+    check_model(model, seed, pretrained=True)
+    run(settings, results=results, model=model, seed=seed, threads=threads)
 
 
 @stage_command("sample")
@@ -169,14 +195,19 @@ def sample(
 
 
 @stage_command("score")
-@click.option("--topology", type=_FILE, required=True, multiple=True, help="The molecule (PDB or mmCIF).")
+@click.option("--topology", type=_FILE, required=True, multiple=True, help="The molecule (PDB, mmCIF; SDF, MOL).")
 @click.option(
-    "--conformers", type=_FILE, required=True, multiple=True, help="Trajectory (DCD, XTC, … whatever mdtraj reads)."
+    "--conformers",
+    type=_FILE,
+    required=True,
+    multiple=True,
+    help="Trajectory (DCD, XTC, … whatever mdtraj reads; SDF, XYZ).",
 )
 @click.option("--output", type=_FILE, required=True, multiple=True, help="Table to write (Parquet), a row a conformer.")
 @click.option("--max-conformers", type=click.IntRange(min=1), help="Score so many, evenly spaced. Default: all.")
 @click.option("--relax", help="none, hydrogens, restrained or full; overrides score.relax.")
 @click.option("--platform", help="OpenMM platform: auto, Reference, CPU, CUDA …; overrides forcefield.platform.")
+@click.option("--small-molecule", help="mmff94 or gfn2-xtb, with an SDF topology; overrides forcefield.small_molecule.")
 def score(
     settings: StageConfig,
     *,
@@ -186,6 +217,7 @@ def score(
     max_conformers: int | None,
     relax: str | None,
     platform: str | None,
+    small_molecule: str | None,
     threads: int,
 ) -> None:
     """Force-field energies of conformers; prints a summary.
@@ -195,7 +227,8 @@ def score(
     from ancdiff.artifacts import read_table
     from ancdiff.score import run, summary
 
-    settings = _overridden(_overridden(settings, "score", relax=relax), "forcefield", platform=platform)
+    settings = _overridden(settings, "score", relax=relax)
+    settings = _overridden(settings, "forcefield", platform=platform, small_molecule=small_molecule)
     if not len(topology) == len(conformers) == len(output):
         raise ConfigError(
             f"{len(topology)} topologies, {len(conformers)} trajectories, {len(output)} outputs",
@@ -225,11 +258,36 @@ def score(
 @stage_command("align")
 @_results
 @click.option("--model", required=True, help="Model to make, <objective>_round<r>, e.g. eba_round2.")
-def align(settings: StageConfig, *, results: Path, model: str, threads: int) -> None:
+@_seed
+def align(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
     """One round of energy-based alignment; goes on from its last checkpoint."""
     from ancdiff.align import run
 
-    run(settings, results=results, model=model, threads=threads)
+    check_model(model, seed, pretrained=False)
+    run(settings, results=results, model=model, seed=seed, threads=threads)
+
+
+@stage_command("generate")
+@click.option("--model", type=_FILE, required=True, help="model.safetensors of a set of compounds, with its JSON.")
+@click.option("--output", type=_FILE, required=True, help="Compounds to write (.safetensors); SDF goes beside them.")
+@click.option("--seed", type=click.IntRange(min=0), required=True, help="Seed of the noise.")
+@click.option("--compounds", type=click.IntRange(min=1), help="How many; overrides generate.compounds.")
+@click.option("--evaluations", type=click.IntRange(min=3), help="Of the network; overrides generate.evaluations.")
+def generate(
+    settings: StageConfig,
+    *,
+    model: Path,
+    output: Path,
+    seed: int,
+    compounds: int | None,
+    evaluations: int | None,
+    threads: int,
+) -> None:
+    """New compounds from a model, each with its own number of atoms."""
+    from ancdiff.generate import run
+
+    settings = _overridden(settings, "generate", compounds=compounds, evaluations=evaluations)
+    run(settings, model=model, output=output, seed=seed, threads=threads)
 
 
 @stage_command("evaluate")
@@ -256,11 +314,17 @@ def check(config: Path) -> None:
     """Check a configuration and show what it amounts to."""
     resolved = load_config(config)
     check_systems(resolved)
-    corridor = Corridor(resolved)
+    corridor = corridor_of(resolved)
     click.echo(f"{config} holds.\nresults  {corridor.root}/\nsystems  {len(corridor.systems)}")
     for name, system in resolved.systems.items():
-        origin = system.sequence or f"{system.topology}, {len(system.training)} + {len(system.reference)} trajectories"
+        origin = describe(system)
+        if system.topology is not None:
+            origin += f", {len(system.training)} + {len(system.reference)} trajectories"
         click.echo(f"  {name:12s} {system.split:5s} {origin}")
     click.echo(f"models   {', '.join(corridor.models)}")
+    if any(system.compounds for system in resolved.systems.values()):
+        sets = ", ".join(f"{count} with {n} evaluations" for n, count in generated_sets(resolved.generate).items())
+        click.echo(f"new      compounds from each model: {sets} ({resolved.generate.solver})")
+        return
     conformers = resolved.sample.conformers
     click.echo(f"samples  {conformers} conformers of each system from each model ({resolved.sample.solver})")

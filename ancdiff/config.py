@@ -3,11 +3,15 @@
 A section is named after its stage (``simulate``, ``score`` …) or after the thing that several stages share
 (``forcefield``, ``denoiser``, ``diffusion``). The workflow hands each stage the sections it reads, as one JSON
 string (`Config.sections`), so that a change reruns exactly the stages that read it.
+
+A settings class holds values and checks them; it has no other methods. Code stamps leave this module out (see
+`ancdiff.provenance`), so that behaviour put here would change without a rerun.
 """
 
 import difflib
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -15,6 +19,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ancdiff.errors import ConfigError
+from ancdiff.exact_systems import check_parameters, n_wells
+from ancdiff.sequences import check_sequence
 from ancdiff.units import FEMTOSECONDS_PER_PS
 
 Positive = Annotated[float, Field(gt=0)]
@@ -23,9 +29,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Kelvin = Annotated[float, Field(ge=50, le=2000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-Objective = Literal["eba", "eba_dpo", "none"]
+Objective = Literal["eba", "eba_reference", "eba_dpo", "dpo", "none"]
 Basin = Literal["alpha_r", "beta", "alpha_l"]
+Potential = Literal["double_well", "dw4", "lj13", "lj55"]
+Law = Literal["mixture", "sphere", "helix", "torus"]
+Vector = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
 
 
 class Section(BaseModel):
@@ -34,46 +44,98 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-AMINO_ACIDS: tuple[str, ...] = (
-    *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE"),
-    *("LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL"),
-)
-
-
-def check_sequence(sequence: str) -> tuple[str, ...]:
-    """Residue names of a capped peptide, ``ACE-…-NME``; imports nothing heavy, so that it runs before the first job.
-
-    Raises:
-        ValueError: the sequence cannot be built; says which residue, where, and what to type.
-    """
-    names = tuple(sequence.split("-"))
-    example = "write three-letter names between the caps, e.g. ACE-ALA-NME"
-    for place, name in enumerate(names, start=1):
-        at = f"residue {place} of '{sequence}'"
-        if name in ("ACE", "NME"):
-            wanted, end = (1, "start") if name == "ACE" else (len(names), "end")
-            if place != wanted:
-                raise ValueError(f"{at}: the cap {name} belongs at the {end}; {example}")
-        elif name not in AMINO_ACIDS:
-            near = difflib.get_close_matches(name.upper(), AMINO_ACIDS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(AMINO_ACIDS)}"
-            raise ValueError(f"{at}: '{name}' is not a standard amino acid; {hint}; {example}")
-    if names[0] != "ACE" or names[-1] != "NME":
-        raise ValueError(f"'{sequence}' has a free end; type ACE-…-NME: charged termini cannot be built; {example}")
-    if len(names) < 3:
-        raise ValueError(f"'{sequence}' has no amino acid between its caps; {example}")
-    return names
-
-
 class RunSettings(Section):
-    """What this run is called and its seed."""
+    """What this run is called and its seeds."""
 
     name: Name = "peptides"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 2026
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
+        default=(2026,),
+        description="of training and sampling; several: every model is trained and sampled once for each",
+    )
+
+    @model_validator(mode="after")
+    def _distinct_seeds(self) -> "RunSettings":
+        twice = sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(f"'seeds' holds {', '.join(map(str, twice))} more than once; give each seed once")
+        return self
+
+
+class CompoundSettings(Section):
+    """A set of many different small molecules with one geometry each (QM9), to learn from and to generate like."""
+
+    source: str = Field(description="archive of xyz files (.tar, .tar.bz2 …) or SDF")
+    excluded: str | None = Field(
+        default=None, description="list of compounds to leave out: lines that start with their numbers"
+    )
+    download: bool = Field(
+        default=False, description="fetch QM9's own files to these two paths where they are not there"
+    )
+    shares: tuple[Count, Count, Count] = Field(
+        default=(100_000, 17_748, 13_083), description="of training, validation and test; just these of all of QM9"
+    )
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="0: the split of EDM")
+
+
+class PointsSettings(Section):
+    """Clouds of points drawn independently from a law; lengths but `length_nm` are reduced (1 is `length_nm`)."""
+
+    law: Law
+    n_points: Annotated[int, Field(ge=2, le=9999)] = 24
+    n_clouds: Annotated[int, Field(ge=2)] = Field(default=2000, description="to learn from; as many are held out")
+    means: Annotated[tuple[Vector, ...], Field(min_length=2, max_length=2)] = Field(
+        default=((-2.0, 0.0, 0.0), (2.0, 0.0, 0.0)), description="mixture: means of its two unit Gaussians, half each"
+    )
+    radius: Positive = Field(default=2.0, description="of the sphere, of the helix, of the torus' middle circle")
+    tube_radius: Positive = Field(default=0.7, description="torus: of its tube; below radius")
+    pitch: Positive = Field(default=1.5, description="helix: rise of a turn")
+    turns: Positive = Field(default=2.0, description="helix: how many")
+    jitter: NonNegative = Field(default=0.1, description="sphere, helix, torus: standard deviation about the shape")
+    length_nm: Positive = Field(default=0.1, description="nm in one reduced length")
+    seed: Seed = 2026
+
+    @model_validator(mode="after")
+    def _own_parameters(self) -> "PointsSettings":
+        own = {"mixture": {"means"}, "sphere": {"radius", "jitter"}, "helix": {"radius", "pitch", "turns", "jitter"}}
+        own["torus"] = {"radius", "tube_radius", "jitter"}
+        foreign = set.union(*own.values()) - own[self.law]
+        # A dump of the settings has every key; one that says what the default says changes nothing.
+        changed = [k for k in sorted(foreign) if getattr(self, k) != type(self).model_fields[k].default]
+        if changed:
+            raise ValueError(
+                f"law '{self.law}' has no {', '.join(changed)}; it has: {', '.join(sorted(own[self.law]))}"
+            )
+        if self.law == "torus" and self.tube_radius >= self.radius:
+            raise ValueError("'tube_radius' must be below 'radius'")
+        return self
+
+
+class ExactSettings(Section):
+    """Identical particles with an exact energy in reduced units: kT = 1 at 300 K, 1 length is `length_nm`."""
+
+    potential: Potential
+    parameters: dict[str, float] = Field(default_factory=dict, description="instead of the literature's")
+    length_nm: Positive = Field(default=0.1, description="nm in one reduced length")
+    training_frames: Annotated[int, Field(ge=2)] = Field(default=4000, description="to learn from")
+    training_shares: tuple[NonNegative, ...] = Field(
+        default=(), description="share of each well in the training data; double_well: short, long; dw4: 0 … 6 long"
+    )
+    training_kelvin: Kelvin | None = Field(
+        default=None, description="temperature of the training data; null: forcefield.temperature_kelvin"
+    )
+
+    @model_validator(mode="after")
+    def _known_parameters(self) -> "ExactSettings":
+        check_parameters(self.potential, self.parameters)
+        wells = n_wells(self.potential)
+        if self.training_shares and (len(self.training_shares) != wells or not sum(self.training_shares) > 0):
+            one = "one share, of its only well" if wells == 1 else f"{wells} shares, not all 0"
+            raise ValueError(f"'training_shares' of '{self.potential}': give {one}, or leave it out")
+        return self
 
 
 class SystemSettings(Section):
-    """One molecule: a peptide sequence that `simulate` builds, or the user's own topology and trajectories."""
+    """One molecule: a sequence that `simulate` builds, own topology and trajectories, points, or an exact system."""
 
     sequence: str | None = Field(default=None, description="residue names joined by '-', e.g. ACE-ALA-NME")
     training_basins: dict[Basin, NonNegative] = Field(
@@ -85,16 +147,30 @@ class SystemSettings(Section):
     topology: str | None = Field(default=None, description="PDB or mmCIF file of the molecule (own MD)")
     training: tuple[str, ...] = Field(default=(), description="trajectory files to learn from (own MD)")
     reference: tuple[str, ...] = Field(default=(), description="trajectory files to compare with (own MD)")
+    points: PointsSettings | None = Field(default=None, description="clouds of points from a law")
+    exact: ExactSettings | None = Field(default=None, description="particles with an exact energy")
+    compounds: CompoundSettings | None = Field(default=None, description="a set of many different molecules")
     split: Literal["train", "test"] = Field(
         default="train", description="test: never seen in training, sampled all the same"
     )
 
     @model_validator(mode="after")
     def _one_origin(self) -> "SystemSettings":
-        if (self.sequence is None) == (self.topology is None):
-            raise ValueError("give either 'sequence' (built and simulated) or 'topology' with 'training' (own MD)")
+        if self.compounds is not None:
+            given = {name for name, value in self.model_dump(exclude_defaults=True).items() if value} - {"compounds"}
+            if given:
+                raise ValueError(f"'compounds' stands alone: a set of compounds has no {', '.join(sorted(given))}")
+            return self
+        origins = [k for k in ("sequence", "topology", "points", "exact") if getattr(self, k) is not None]
+        if len(origins) != 1:
+            raise ValueError(
+                "give either 'sequence' (built and simulated) or 'topology' with 'training' (own MD), or 'points' "
+                f"(a law) or 'exact' (a potential): one of the four, not {', '.join(origins) or 'none'}"
+            )
         if self.topology is not None and not self.training:
             raise ValueError("'topology' needs 'training': a list of trajectory files")
+        if self.topology is None and (self.training or self.reference):
+            raise ValueError("'training' and 'reference' are trajectory files: they go with 'topology'")
         if self.sequence is None and (self.training_basins or self.reference_ns):
             raise ValueError("'training_basins' and 'reference_ns' go with 'sequence'")
         if self.sequence is not None:
@@ -119,6 +195,9 @@ class ForcefieldSettings(Section):
     histidine: Literal["HIE", "HID", "hydrogen_bonds"] = Field(
         default="HIE",
         description="of neutral histidine, above pH 6.5; a topology's HID, HIE, HIP go before it",
+    )
+    small_molecule: Literal["mmff94", "gfn2-xtb"] | None = Field(
+        default=None, description="of molecules whose topology is an SDF file, all atoms, without solvent"
     )
     temperature_kelvin: Kelvin = 300.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL", "HIP"] = "auto"
@@ -148,13 +227,36 @@ class ReferenceMdSettings(Section):
     frame_interval_ps: Positive = Field(default=0.4, description="frames of the lowest temperature; no others are kept")
 
 
+class TemperingSettings(Section):
+    """Parallel tempering of the exact systems: MALA steps of independent ladders of walkers, with exchanges."""
+
+    walkers: Annotated[int, Field(ge=8)] = Field(
+        default=48, description="independent ladders; their spread gives errors"
+    )
+    hotter_factors: tuple[Annotated[float, Field(gt=1)], ...] = Field(
+        default=(1.25, 1.6, 2.2), description="temperatures of a ladder above the lowest, as multiples of it, rising"
+    )
+    equilibration_steps: Count = 2000
+    steps: Count = 10_000
+    steps_per_frame: Count = 60
+    steps_per_exchange: Count = 10
+
+    @model_validator(mode="after")
+    def _rising(self) -> "TemperingSettings":
+        if any(hot <= cold for cold, hot in pairwise(self.hotter_factors)):
+            raise ValueError(f"hotter_factors {list(self.hotter_factors)} must rise")
+        if self.steps < self.steps_per_frame:
+            raise ValueError("'steps' must be at least 'steps_per_frame'")
+        return self
+
+
 class SimulateSettings(Section):
-    """Molecular dynamics of the systems given as sequences."""
+    """Molecular dynamics of the systems given as sequences; parallel tempering of the exact ones."""
 
     source: Literal["bundled", "run"] = Field(
         default="bundled", description="bundled: the data of data/peptides, made by this stage; run: make them again"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+    seed: Seed = Field(
         default=2026, description="of the dynamics alone, so that runs with several seeds learn from the same MD"
     )
     timestep_fs: Annotated[float, Field(gt=0, le=5)] = 4.0
@@ -164,6 +266,7 @@ class SimulateSettings(Section):
     friction_per_ps: Positive = 1.0
     training: TrainingMdSettings = TrainingMdSettings()
     reference: ReferenceMdSettings = ReferenceMdSettings()
+    tempering: TemperingSettings = TemperingSettings()
 
     @model_validator(mode="after")
     def _whole_intervals(self) -> "SimulateSettings":
@@ -197,22 +300,45 @@ class DenoiserSettings(Section):
         default=32, description="width of the message between two atoms; the cost grows with it"
     )
     layers: Count = 4
+    type_scale: Positive = Field(
+        default=0.25, description="compounds: length of an atom type's one-hot, in units of the data's spread"
+    )
 
 
 class DiffusionSettings(Section):
-    """Variance-exploding noise, in units of the data's own spread σ_data (EDM, arXiv 2206.00364)."""
+    """Noise, in units of the data's own spread σ_data: EDM (arXiv 2206.00364), or variance preserving (2011.13456)."""
 
+    process: Literal["edm", "vp"] = Field(
+        default="edm", description="vp: x_t = √α_t x_0 + σ_t ε with the denoising score-matching loss"
+    )
     sigma_min: Positive = Field(default=0.004, description="lowest noise, in units of the data's spread")
     sigma_max: Positive = Field(default=3.0, description="highest noise, in units of the data's spread")
     training_median: Positive = Field(default=0.55, description="median of the log-normal training noise, same units")
     training_log_width: Positive = 1.4
+    training_uniform_share: Fraction = Field(
+        default=0.4, description="share of training noise that is uniform in ln σ from sigma_min to sigma_max"
+    )
     superpose: bool = Field(default=True, description="superpose the denoising target on the noisy input (Kabsch)")
+    beta_min: Positive = Field(default=0.1, description="vp: rate β(0) of the noise, which rises linearly in t")
+    beta_max: Positive = Field(default=20.0, description="vp: rate β(1)")
+    time_min: Annotated[float, Field(gt=0, lt=1)] = Field(default=1e-3, description="vp: lowest t")
+    dsm_weight: Literal["unit", "variance"] = Field(
+        default="unit", description="vp: λ(t) of the loss λ ‖s_θ + ε/σ_t‖²: 1, or σ_t²"
+    )
+
+    @model_validator(mode="after")
+    def _one_process(self) -> "DiffusionSettings":
+        if self.process == "vp" and self.superpose:
+            raise ValueError("process: vp has no superposed target; set superpose: false")
+        if self.beta_max < self.beta_min:
+            raise ValueError("'beta_max' must not be below 'beta_min'")
+        return self
 
 
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 3500
+    steps: Count = 4500
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
@@ -221,15 +347,51 @@ class PretrainSettings(Section):
     ema_halflife_steps: Positive = 100.0
     validate_every_steps: Count = 250
     checkpoint_every_seconds: Positive = 20.0
+    blocks: Count = Field(default=4, description="compounds: sizes in a batch, each a dense block without padding")
+    type_weight: Positive = Field(default=0.3, description="compounds: of the atom types in the loss")
 
 
 class SampleSettings(Section):
-    """Reverse diffusion: a Heun step costs two network evaluations, the last one costs one (2·steps − 1)."""
+    """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 
     conformers: Count = 400
-    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "stochastic"
-    steps: Annotated[int, Field(ge=2, le=500)] = 20
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde", "rk4"] = "dpmpp_2m_sde"
+    steps: Annotated[int, Field(ge=2, le=500)] = 40
     rho: Positive = 7.0
+    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
+    churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
+    batch_size: Count = 256
+    log_density: Literal["none", "exact", "hutchinson"] = Field(
+        default="none", description="log p of every sample, for reweighting; with solver: rk4"
+    )
+    log_density_probes: Annotated[int, Field(ge=2)] = Field(
+        default=8, description="random vectors of log_density: hutchinson; their spread is its error"
+    )
+
+    @model_validator(mode="after")
+    def _density_of_the_ode(self) -> "SampleSettings":
+        if self.log_density != "none" and self.solver != "rk4":
+            raise ValueError(
+                f"'log_density: {self.log_density}' is that of the ODE's own samples: set 'solver: rk4' "
+                f"(samples of '{self.solver}' have another density, which is not known)"
+            )
+        return self
+
+
+class GenerateSettings(Section):
+    """New compounds from a model: their number of atoms is drawn from the data, the rest by reverse diffusion."""
+
+    compounds: Count = 10_000
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde"] = "heun"
+    evaluations: Annotated[int, Field(ge=3, le=2000)] = Field(
+        default=50, description="network evaluations of a compound, at most (heun and stochastic: an odd number)"
+    )
+    compared_evaluations: tuple[Annotated[int, Field(ge=3, le=2000)], ...] = Field(
+        default=(10, 20, 100), description="further sets with so many, to compare"
+    )
+    compared_compounds: Count = Field(default=1000, description="in each of the sets to compare")
+    rho: Positive = 7.0
+    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
 
@@ -249,7 +411,7 @@ class ScoreSettings(Section):
     hydrogen_entropy: Literal["none", "harmonic"] = Field(
         default="none", description="harmonic: −TS of the hydrogens is added, to aim at the heavy atoms' marginal"
     )
-    max_md_conformers: Count = Field(default=1024, description="evenly spaced frames scored of each MD data set")
+    max_md_conformers: Count = Field(default=640, description="evenly spaced frames scored of each MD data set")
 
     @model_validator(mode="after")
     def _entropy_of_relaxed_hydrogens(self) -> "ScoreSettings":
@@ -259,22 +421,33 @@ class ScoreSettings(Section):
 
 
 class TemperSettings(Section):
-    """Per-system effective temperature from a target effective sample size."""
+    """Weights at temperatures above that of the run: a ladder over rounds, a target for each system, or both."""
 
-    target_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.3, description="effective sample size wanted, as a share of the system's scored conformers"
+    target_ess_fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=0.3,
+        description="effective sample size wanted, as a share of a system's scored conformers; null: the ladder alone",
     )
     max_kelvin: Annotated[float, Field(ge=50, le=100_000)] = Field(
         default=2000.0,
         description="no higher than this, even where the target is not reached (proteins may need 5,000)",
     )
+    ladder_kelvin: tuple[Annotated[float, Field(ge=50, le=100_000)], ...] = Field(
+        default=(),
+        description="falling temperatures of the first rounds; later ones are at forcefield.temperature_kelvin",
+    )
+
+    @model_validator(mode="after")
+    def _falls(self) -> "TemperSettings":
+        if any(later > earlier for earlier, later in pairwise(self.ladder_kelvin)):
+            raise ValueError(f"'ladder_kelvin' must fall from round to round, not {list(self.ladder_kelvin)}")
+        return self
 
 
 class AlignSettings(Section):
     """Energy-based alignment (EBA, arXiv 2505.24203) in rounds of sample → score → align."""
 
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("eba", "none")
-    rounds: Count = 2
+    rounds: Annotated[int, Field(ge=0)] = 2
     steps: Count = 150
     learning_rate: Positive = 5e-4
     gradient_clip: Positive = 1.0
@@ -285,6 +458,9 @@ class AlignSettings(Section):
     groups_per_step: Count = 1
     data_fraction: Fraction = 0.5
     noise_levels: Count = 8
+    antithetic: bool = Field(
+        default=True, description="half as many noise levels, each with its noise and the opposite one"
+    )
     energy_sigma_max: Positive = Field(
         default=2.0, description="highest noise of the model energy, in units of the spread"
     )
@@ -295,12 +471,21 @@ class AlignSettings(Section):
         default=1.0, description="weight of importance-weighted denoising, which holds the denoiser"
     )
     anchor_batch_size: Count = Field(default=80, description="conformers of a step of the anchor, and of the control")
-    anchor_step: Fraction = Field(default=0.4, description="largest γ by which a round moves the anchor's log-weights")
+    anchor_step: Fraction = Field(default=0.5, description="largest γ by which a round moves the anchor's log-weights")
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
     )
-    anchor_noise_levels: Count = Field(default=8, description="of the model energies of the whole pool, once a round")
+    anchor_local_sigma: NonNegative = Field(
+        default=0.3, description="noise below which the anchor denoises training MD, in units of the data's spread"
+    )
+    anchor_noise_levels: Count = Field(default=24, description="of the model energies of the whole pool, once a round")
     checkpoint_every_seconds: Positive = 20.0
+
+    @model_validator(mode="after")
+    def _noise_in_pairs(self) -> "AlignSettings":
+        if self.antithetic and (self.noise_levels % 2 or self.anchor_noise_levels % 2):
+            raise ValueError("'antithetic: true' needs even 'noise_levels' and 'anchor_noise_levels'")
+        return self
 
 
 class EvaluateSettings(Section):
@@ -317,7 +502,17 @@ class EvaluateSettings(Section):
     counted_basin_population: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         default=0.05, description="basins rarer than this in the reference do not count in the free-energy error"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
+    shape_conformers: Count = Field(
+        default=100, description="conformers of particles whose nearest one of the reference is sought"
+    )
+    shape_candidates: Count = Field(
+        default=3, description="how many of the most alike ones are superposed to find the nearest"
+    )
+    seed: Seed = 7
+    likelihood_compounds: Count = Field(
+        default=1000, description="compounds of the test part whose likelihood is bounded"
+    )
+    likelihood_levels: Count = Field(default=32, description="noise levels of the likelihood bound")
 
 
 class ReportSettings(Section):
@@ -345,10 +540,20 @@ class Config(Section):
     diffusion: DiffusionSettings = DiffusionSettings()
     pretrain: PretrainSettings = PretrainSettings()
     sample: SampleSettings = SampleSettings()
+    generate: GenerateSettings = GenerateSettings()
     score: ScoreSettings = ScoreSettings()
     align: AlignSettings = AlignSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Config":
+        kinds = {system.compounds is not None for system in self.systems.values()}
+        if len(kinds) > 1 or (True in kinds and len(self.systems) > 1):
+            raise ValueError("a set of compounds is a run of its own: give it a file with no other system")
+        if True in kinds and self.diffusion.process != "edm":
+            raise ValueError("a set of compounds is learned with diffusion.process: edm")
+        return self
 
     def sections(self, *names: str) -> str:
         """The named sections as canonical JSON: what the workflow hands to a stage and what makes it rerun."""
@@ -453,8 +658,10 @@ def _suggest(location: tuple[int | str, ...]) -> str:
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """Keys of the section at a place in the configuration."""
     if location[:1] == ("systems",):
-        return list(SystemSettings.model_fields) if len(location) == 2 else []
-    section: type[BaseModel] = Config
+        section: type[BaseModel] = SystemSettings
+        location = location[2:]
+    else:
+        section = Config
     for part in location:
         inner = [
             kind

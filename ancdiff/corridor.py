@@ -1,47 +1,140 @@
 """The corridor: which models and ensembles a run has, and where each artifact lies.
 
 An *ensemble* is a named set of conformers of one system: the two MD data sets (``training``, ``reference``) or the
-samples of a *model*. A model is ``pretrain`` or ``<objective>_round<r>``, e.g. ``eba_round2``.
+samples of a *model*. A model is ``pretrain`` or ``<objective>_round<r>``, e.g. ``eba_round2``; in a run with several
+seeds each model exists once for each and carries its own: ``pretrain_seed2027``, ``eba_round2_seed2027``.
 Pure names and paths; nothing here touches the disk.
 """
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
-from ancdiff.config import Config
+from ancdiff.config import CompoundSettings, Config, GenerateSettings, Objective
 
 MD_ENSEMBLES = ("training", "reference")
 PRETRAINED = "pretrain"
-_ALIGNED = re.compile(r"^(?P<objective>eba_dpo|eba|none)_round(?P<round>[1-9][0-9]*)$")
+PARTS = ("train", "validation", "test")
+"""Of a set of compounds."""
+TEST_PART = PARTS[2]
+"""The part that stands beside the generated sets in tables."""
+LOG_DENSITIES = "log_density.parquet"
+"""Table beside a model's samples, where their log-densities were asked for."""
+MEAN_OVER_SYSTEMS = "(mean)"
+"""Stands for a system's name in tables; no system can be called this."""
+
+_LINES = "|".join(get_args(Objective))
+_SEED = "(?:0|[1-9][0-9]*)"
+ALIGNED_PATTERN = f"(?:{_LINES})_round[1-9][0-9]*(?:_seed{_SEED})?"
+"""Names of aligned models, for the rule that makes them."""
+REPLICATE_PATTERN = f"(?:/seed{_SEED})?"
+"""What stands between ``pretrain`` and its files: nothing in a run with one seed, ``/seed<s>`` in one with several."""
+_REWEIGHTED = "_reweighted"
+_MODEL = re.compile(
+    f"^(?:(?P<pretrained>{PRETRAINED})|(?P<objective>{_LINES})_round(?P<round>[1-9][0-9]*))"
+    f"(?:_seed(?P<seed>{_SEED}))?(?P<reweighted>{_REWEIGHTED})?$"
+)
 
 
-def aligned_model(objective: str, round_number: int) -> str:
-    """Name of the model after a round of alignment; round 0 is the pretrained one."""
-    return PRETRAINED if round_number == 0 else f"{objective}_round{round_number}"
+@dataclass(frozen=True)
+class ModelName:
+    """What a model's name says: its line (``pretrain`` or an objective), round (0: pretrained) and seed.
+
+    ``seed`` is None in a run with one seed. ``reweighted`` is the ensemble of a model's samples under importance
+    weights, which exists in the tables of `evaluate` alone.
+    """
+
+    line: str
+    round_number: int
+    seed: int | None = None
+    reweighted: bool = False
+
+    def __str__(self) -> str:
+        name = PRETRAINED if self.round_number == 0 else f"{self.line}_round{self.round_number}"
+        seed = "" if self.seed is None else f"_seed{self.seed}"
+        return f"{name}{seed}{_REWEIGHTED if self.reweighted else ''}"
 
 
-def split_model(model: str) -> tuple[str, int]:
-    """Objective and round of an aligned model's name.
+def split_model(model: str) -> ModelName:
+    """Line, round and seed of a model's name.
 
     Raises:
-        ValueError: the name is not that of an aligned model.
+        ValueError: this is not a model's name.
     """
-    match = _ALIGNED.match(model)
+    match = _MODEL.match(model)
     if match is None:
-        raise ValueError(f"'{model}' is not an aligned model's name (<objective>_round<r>)")
-    return match["objective"], int(match["round"])
+        raise ValueError(
+            f"'{model}' is not a model's name (pretrain or <objective>_round<r>, with _seed<s>, then _reweighted)"
+        )
+    seed = None if match["seed"] is None else int(match["seed"])
+    line, round_number = (PRETRAINED, 0) if match["pretrained"] else (match["objective"], int(match["round"]))
+    return ModelName(line, round_number, seed, reweighted=match["reweighted"] is not None)
+
+
+def reweighted(model: str) -> str:
+    """Name of a model's samples under importance weights: ``eba_round2`` → ``eba_round2_reweighted``."""
+    return str(replace(split_model(model), reweighted=True))
+
+
+def aligned_model(objective: str, round_number: int, seed: int | None = None) -> str:
+    """Name of the model after a round of alignment; round 0 is the pretrained one."""
+    return str(ModelName(objective, round_number, seed))
+
+
+def without_seed(model: str) -> str:
+    """Name that the models of all seeds share: ``eba_round2_seed2027`` → ``eba_round2``."""
+    return str(replace(split_model(model), seed=None))
 
 
 def ancestors(model: str) -> list[str]:
-    """The models that an aligned model came from, pretrained first."""
-    objective, round_number = split_model(model)
-    return [aligned_model(objective, r) for r in range(round_number)]
+    """The models that an aligned model came from, pretrained first; all of its own seed."""
+    name = split_model(model)
+    return [str(replace(name, round_number=r)) for r in range(name.round_number)]
 
 
 def models(config: Config) -> list[str]:
-    """Every model of the run, in the order in which they come to be."""
+    """Every model of the run, in the order in which they come to be, one seed after the other."""
+    return [str(name) for seed in named_seeds(config) for name in _lines(config, seed)]
+
+
+def pretrained_models(config: Config) -> list[str]:
+    """The models before any alignment, one for each seed."""
+    return [model for model in models(config) if split_model(model).round_number == 0]
+
+
+def compound_sources(settings: CompoundSettings) -> tuple[str, ...]:
+    """Files that a set of compounds is read from."""
+    return (settings.source,) if settings.excluded is None else (settings.source, settings.excluded)
+
+
+def generated_sets(settings: GenerateSettings) -> dict[int, int]:
+    """Network evaluations of each set of compounds, and how many it has; the main one first."""
+    compared = {n: settings.compared_compounds for n in settings.compared_evaluations if n != settings.evaluations}
+    return {settings.evaluations: settings.compounds} | compared
+
+
+def named_seeds(config: Config) -> tuple[int | None, ...]:
+    """The seeds as they stand in models' names: none in a run with one seed."""
+    seeds = config.run.seeds
+    return seeds if len(seeds) > 1 else (None,)
+
+
+def seed_of(model: str, config: Config) -> int:
+    """The seed that a model of this run is trained with."""
+    seed = split_model(model).seed
+    return config.run.seeds[0] if seed is None else seed
+
+
+def replicate_model(replicate: str) -> str:
+    """The pretrained model in a folder ``pretrain<replicate>``: ``/seed2027`` → ``pretrain_seed2027``."""
+    return PRETRAINED + replicate.replace("/", "_")
+
+
+def _lines(config: Config, seed: int | None) -> list[ModelName]:
     rounds = range(1, config.align.rounds + 1)
-    return [PRETRAINED] + [aligned_model(o, r) for o in config.align.objectives for r in rounds]
+    aligned = [ModelName(objective, r, seed) for objective in config.align.objectives for r in rounds]
+    return [ModelName(PRETRAINED, 0, seed), *aligned]
 
 
 class Layout:
@@ -60,8 +153,11 @@ class Layout:
 
     def model(self, model: str) -> Path:
         """Weights of a model; ``model.json`` beside them says what made them."""
-        folder = self.root / PRETRAINED if model == PRETRAINED else self.root / "align" / model
-        return folder / "model.safetensors"
+        name = split_model(model)
+        if name.round_number:
+            return self.root / "align" / model / "model.safetensors"
+        folder = self.root / PRETRAINED
+        return (folder if name.seed is None else folder / f"seed{name.seed}") / "model.safetensors"
 
     def ensemble(self, ensemble: str, system: str) -> Path:
         """Trajectory of an ensemble: checked MD or a model's samples."""
@@ -69,6 +165,18 @@ class Layout:
             return self.root / "dataset" / system / f"{ensemble}.dcd"
         return self.root / "sample" / ensemble / system / "conformers.dcd"
 
+    def log_densities(self, ensemble: str, system: str) -> Path:
+        """Log-density of each sample of a model, beside the samples."""
+        return self.ensemble(ensemble, system).parent / LOG_DENSITIES
+
     def energies(self, ensemble: str, system: str) -> Path:
         """One row per conformer of an ensemble."""
         return self.root / "score" / ensemble / f"{system}.parquet"
+
+    def part(self, part: str, system: str) -> Path:
+        """A part of a set of compounds: ``train``, ``validation`` or ``test``."""
+        return self.root / "dataset" / system / f"{part}.safetensors"
+
+    def generated(self, model: str, system: str, evaluations: int) -> Path:
+        """Compounds that a model generated with so many network evaluations each; SDF lies beside them."""
+        return self.root / "generate" / model / system / f"evaluations_{evaluations}.safetensors"

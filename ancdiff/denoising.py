@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -13,8 +14,9 @@ from ancdiff.config import DiffusionSettings
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import MoleculeGraph, molecule_graph
 from ancdiff.denoiser.network import Denoiser
-from ancdiff.diffusion.energy import denoising_loss
-from ancdiff.diffusion.noise import centre
+from ancdiff.diffusion.energy import Noised, denoising_loss, training_noise
+from ancdiff.diffusion.noise import TrainingLevels, centre
+from ancdiff.diffusion.variance_preserving import dsm_loss, vp_noise
 from ancdiff.errors import StageError
 
 
@@ -37,39 +39,89 @@ def load_conformers(layout: Layout, system: str, split: pd.DataFrame, part: str,
     return Conformers(system, molecule_graph(ensemble.molecule).to(device), centre(positions).to(device))
 
 
-def denoising_batch_loss(
-    denoiser: Denoiser,
+Block = tuple[MoleculeGraph, Noised]
+"""Noisy conformers of one molecule, and its graph."""
+
+
+def draw_blocks(
     systems: Sequence[Conformers],
     batch_size: int,
     diffusion: DiffusionSettings,
+    *,
+    sigma_data_nm: float,
     generator: torch.Generator,
-) -> Tensor:
-    """EDM loss of a batch with an equal share of every system; each share is one dense block, so nothing is padded."""
-    share = max(1, batch_size // len(systems))
+) -> list[Block]:
+    """A batch from all systems, under training noise; a system's share is that of its atoms. Draws from ``generator``.
+
+    A larger molecule has more to learn from each of its conformers, and more torsions to have seen.
+    """
     blocks = []
-    for system in systems:
+    for system, share in zip(systems, shares([s.graph for s in systems], batch_size), strict=True):
         index = torch.randint(len(system.positions_nm), (share,), generator=generator, device=generator.device)
-        blocks.append((system.graph, system.positions_nm[index]))
-    return denoising_blocks_loss(denoiser, blocks, diffusion, generator)
+        blocks.append(noisy_block(system.graph, system.positions_nm[index], diffusion, sigma_data_nm, generator))
+    return blocks
+
+
+def shares(graphs: Sequence[MoleculeGraph], batch_size: int) -> list[int]:
+    """How many conformers of each molecule are in a batch: in proportion to their atoms, and at least one."""
+    atoms = sum(graph.n_atoms for graph in graphs)
+    return [max(1, round(batch_size * graph.n_atoms / atoms)) for graph in graphs]
+
+
+def noisy_block(
+    graph: MoleculeGraph,
+    positions_nm: Float[Tensor, "conformers atoms 3"],
+    diffusion: DiffusionSettings,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+) -> Block:
+    """Conformers of one molecule under training noise of the process. Draws from ``generator``."""
+    if diffusion.process == "vp":
+        return graph, vp_noise(positions_nm, diffusion, sigma_data_nm=sigma_data_nm, generator=generator)
+    levels = training_levels(diffusion, sigma_data_nm)
+    return graph, training_noise(positions_nm, levels, superpose=diffusion.superpose, generator=generator)
+
+
+def training_levels(diffusion: DiffusionSettings, sigma_data_nm: float) -> TrainingLevels:
+    """The settings' noise levels, which are in units of the data's spread, in nm."""
+    return TrainingLevels(
+        sigma_min_nm=diffusion.sigma_min * sigma_data_nm,
+        sigma_max_nm=diffusion.sigma_max * sigma_data_nm,
+        median_nm=diffusion.training_median * sigma_data_nm,
+        log_width=diffusion.training_log_width,
+        uniform_share=diffusion.training_uniform_share,
+    )
+
+
+def split_blocks(blocks: Sequence[Block], parts: int) -> list[list[Block]]:
+    """The same conformers in ``parts`` batches of equal work: every part has its share of every block."""
+    split: list[list[Block]] = [[] for _ in range(parts)]
+    for graph, batch in blocks:
+        # A block smaller than the number of parts goes to the first ones; the others do without it.
+        for part, pieces in zip(split, batch.chunk(parts), strict=False):
+            part.append((graph, pieces))
+    return [part for part in split if part]
 
 
 def denoising_blocks_loss(
     denoiser: Denoiser,
-    blocks: Sequence[tuple[MoleculeGraph, Float[Tensor, "conformers atoms 3"]]],
-    diffusion: DiffusionSettings,
-    generator: torch.Generator,
-) -> Tensor:
-    """Mean over blocks of the EDM loss of each block's conformers. Draws noise from ``generator``."""
+    blocks: Sequence[Block],
+    diffusion: DiffusionSettings | None = None,
+    *,
+    conformers: int | None = None,
+) -> Float[Tensor, ""]:
+    """The process's loss of the blocks (EDM's by default, or denoising score matching), summed over conformers.
+
+    It is divided by ``conformers`` (default: how many there are).
+    """
+    denoised = denoiser.blocks(
+        [graph for graph, _ in blocks], [b.noisy_nm for _, b in blocks], [b.sigma_nm for _, b in blocks]
+    )
+    loss = denoising_loss
+    if diffusion is not None and diffusion.process == "vp":
+        loss = partial(dsm_loss, diffusion=diffusion)
     losses = [
-        denoising_loss(
-            denoiser.on(graph),
-            positions_nm,
-            sigma_data_nm=denoiser.sigma_data_nm,
-            median_nm=diffusion.training_median * denoiser.sigma_data_nm,
-            log_width=diffusion.training_log_width,
-            superpose=diffusion.superpose,
-            generator=generator,
-        ).mean()
-        for graph, positions_nm in blocks
+        loss(batch, clean, sigma_data_nm=denoiser.sigma_data_nm)
+        for (_, batch), clean in zip(blocks, denoised, strict=True)
     ]
-    return torch.stack(losses).mean()
+    return torch.cat(losses).sum() / (conformers or sum(len(loss) for loss in losses))

@@ -19,7 +19,10 @@ class Molecule:
     """Atoms, residues and bonds of one molecule; no coordinates.
 
     ``stereocentres`` rows are (centre, a, b, c) with a positive signed volume (a−o)·[(b−o)×(c−o)] in the natural
-    (L) configuration.
+    (L) configuration; of a molecule from an SDF file, in the file's.
+
+    ``bond_orders`` (1, 2 or 3 of each row of ``bonds``) and ``formal_charges`` (of each atom, in units of e) are known
+    of molecules from an SDF file; None where a standard residue's name says them.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Molecule:
     residue_of_atom: Int[np.ndarray, " atoms"]
     bonds: Int[np.ndarray, "bonds 2"]
     stereocentres: Int[np.ndarray, "centres 4"] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.int64))
+    bond_orders: tuple[int, ...] | None = None
+    formal_charges: tuple[int, ...] | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -92,10 +97,15 @@ def signed_volumes(
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Conformers of one molecule."""
+    """Conformers of one molecule.
+
+    ``refused``: records of the file that are no conformer of the molecule, with the reason (a status of the energy
+    table). Their positions are NaN, so that the others keep their numbers.
+    """
 
     molecule: Molecule
     positions_nm: Float[np.ndarray, "conformers atoms 3"]
+    refused: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.positions_nm.ndim != 3 or self.positions_nm.shape[1:] != (self.molecule.n_atoms, 3):
@@ -121,8 +131,10 @@ ENERGY_COLUMNS: dict[str, str] = {
     "torsion_kj_mol": "float64",
     "nonbonded_kj_mol": "float64",
     "solvation_kj_mol": "float64",
+    "electronic_kj_mol": "float64",  # all of GFN2-xTB's energy, which has no parts; 0 in a force field
     "hydrogen_entropy_kj_mol": "float64",  # −TS of the hydrogens, part of energy_kj_mol; 0 unless asked for
     "steps": "int64",  # evaluations of the full energy by the relaxation (iterations of OpenMM's minimiser)
+    "strain_kj_mol": "float64",  # lost in the relaxation: energy_placed minus the energy after it, without entropy
     "displacement_nm": "float64",  # RMS displacement of the input's atoms by the relaxation
     "clashes": "int64",  # pairs ≥ 3 bonds apart nearer than 0.6 × the sum of their van der Waals radii, before it
     "wall_seconds": "float64",

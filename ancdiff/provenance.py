@@ -3,6 +3,11 @@
 A code stamp stands in each rule's ``params``, so that a change of the code that a stage runs reruns it, while a
 comment or a docstring reruns nothing. It reads source text and never imports it: the Snakefile, which each cluster
 job parses again, stays free of torch, openmm and mdtraj.
+
+`ancdiff.config` is left out of every stamp. All that a stage takes from it are values, and these stand resolved, with
+their defaults, as JSON in the same params; a new key of another stage, a description or a sharper check is no reason to
+do work again. It follows that settings classes have no behaviour of their own and that nothing but settings is imported
+from there, which a test holds.
 """
 
 import ast
@@ -19,16 +24,22 @@ PACKAGE = PACKAGE_ROOT.name
 _RECORDED_PACKAGES = ("numpy", "torch", "openmm", "mdtraj", "pandas", "rdkit", "snakemake")
 
 
+DATA_SUFFIXES = (".css", ".j2", ".js", ".json", ".xml")
+"""Files of the package that its code reads: templates, styles, scripts, tables, force fields."""
+_NOT_STAMPED = ("config",)
+
+
 def code_stamp(module: str) -> str:
     """Hash of a module's syntax tree and of every first-party module that it imports, directly or not.
 
-    Comments, docstrings and layout do not count. Raises ModuleNotFoundError for a module that is not there.
+    Comments, docstrings and layout do not count. Data files (`DATA_SUFFIXES`) belong to the package in whose folder
+    they lie, and count for whoever imports a module of it. Raises ModuleNotFoundError for a module that is not there.
     """
     seen: dict[str, str] = {}
     pending = [module]
     while pending:
         name = pending.pop()
-        if name in seen:
+        if name in seen or name in {f"{PACKAGE}.{left_out}" for left_out in _NOT_STAMPED}:
             continue
         digest, imported = _module_digest(name)
         seen[name] = digest
@@ -38,7 +49,7 @@ def code_stamp(module: str) -> str:
 
 @cache
 def _module_digest(name: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of one module without its docstrings, and the first-party modules that it names."""
+    """Digest of one module without its docstrings, with its package's data, and the first-party modules it names."""
     path = _module_path(name)
     if path is None:
         raise ModuleNotFoundError(f"no module '{name}' under {PACKAGE_ROOT}")
@@ -47,7 +58,24 @@ def _module_digest(name: str) -> tuple[str, tuple[str, ...]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [child for child in node.body if not _is_bare_string(child)] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(imported))
+    digest = hashlib.sha256(ast.dump(tree).encode())
+    if path.name == "__init__.py":
+        for file in _data_files(path.parent):
+            digest.update(f"{file.relative_to(path.parent).as_posix()}:{file_sha256(file)}".encode())
+    return digest.hexdigest(), tuple(sorted(imported))
+
+
+def _data_files(package: Path) -> list[Path]:
+    """Data files in a package's folder and in its subfolders that are no packages themselves, hidden ones left out."""
+    found: list[Path] = []
+    for path in sorted(package.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not (path / "__init__.py").is_file():
+            found += _data_files(path)
+        elif path.suffix in DATA_SUFFIXES and path.is_file():
+            found.append(path)
+    return found
 
 
 def _is_bare_string(node: ast.stmt) -> bool:

@@ -1,42 +1,113 @@
 """Sampling: conformers of one molecule from a model, by reverse diffusion."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 
-from ancdiff.artifacts import read_molecule, write_ensemble
+from ancdiff.artifacts import read_molecule, write_ensemble, write_table
 from ancdiff.config import DiffusionSettings, SampleSettings, StageConfig
+from ancdiff.corridor import LOG_DENSITIES
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import choose_device, load_denoiser
 from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.noise import centred_noise, karras_sigma
+from ancdiff.diffusion.likelihood import (
+    density_step_error,
+    exact_trace,
+    flow,
+    hutchinson_trace,
+    no_trace,
+    round_trip_error_nm,
+    sample_with_log_density,
+)
+from ancdiff.diffusion.noise import centre, centred_noise, karras_sigma
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
+from ancdiff.diffusion.variance_preserving import vp_sigma_nm
 from ancdiff.errors import StageError
 from ancdiff.molecules import Ensemble
 from ancdiff.provenance import made_by
 
+_CHECKED = 8  # conformers on which the steps' error is measured
+
 
 def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, seed: int, threads: int) -> None:
-    """Draw ``sample.conformers`` conformers and write them as ``output`` (DCD) with ``topology.pdb`` beside it."""
+    """Draw ``sample.conformers`` conformers and write them as ``output`` (DCD) with ``topology.pdb`` beside it.
+
+    One conformer's way from noise to shape goes to ``reverse.dcd`` beside them, its noise levels to the record.
+    With ``sample.log_density`` also ``log_density.parquet``: one row for each conformer.
+
+    Raises:
+        StageError: the sampler, or a log-density, left the finite numbers.
+    """
     torch.set_num_threads(threads)
     device = choose_device()
     denoiser, _ = load_denoiser(model)
     denoiser.to(device)
     molecule = read_molecule(topology)
-    positions = draw_conformers(
-        denoiser.on(molecule_graph(molecule).to(device)),
-        molecule.n_atoms,
-        settings.sample,
-        settings.diffusion,
-        sigma_data_nm=denoiser.sigma_data_nm,
-        generator=torch.Generator(device).manual_seed(seed),
-        title=f"sample {molecule.name}",
-    )
+    denoise = denoiser.on(molecule_graph(molecule).to(device))
+    way = ReversePath(denoise)
+    asked: dict[str, Any] = {
+        "diffusion": settings.diffusion,
+        "sigma_data_nm": denoiser.sigma_data_nm,
+        "generator": torch.Generator(device).manual_seed(seed),
+        "title": f"sample {molecule.name}",
+    }
     record = made_by("sample", settings=settings.as_dict(), seed=seed, parents=[model, topology])
+    densities = output.parent / LOG_DENSITIES
+    if settings.sample.log_density == "none":
+        densities.unlink(missing_ok=True)  # of an earlier run with other settings: it would belong to other samples
+        positions = draw_conformers(way, molecule.n_atoms, settings.sample, **asked)
+        last = positions[:1]
+    else:
+        probes = torch.Generator(device).manual_seed(seed + 1)  # so that the samples do not depend on the trace
+        positions, table = draw_with_log_density(denoise, molecule.n_atoms, settings.sample, **asked, probes=probes)
+        few = centre(torch.as_tensor(positions[:_CHECKED])).to(device)
+        levels = _levels(settings.sample, settings.diffusion, denoiser.sigma_data_nm)
+        record["log_density"] = step_errors(denoise, few, levels, exact=settings.sample.log_density == "exact")
+        write_table(densities, table)
+        # Traces differentiate the denoiser and cannot be looked at meanwhile: one more conformer shows the way.
+        last = draw_conformers(way, molecule.n_atoms, settings.sample.model_copy(update={"conformers": 1}), **asked)
+    record["reverse_sigma_nm"] = [*way.sigma_nm, 0.0]
+    write_ensemble(output.with_name("reverse.dcd"), Ensemble(molecule, np.concatenate([*way.frames_nm, last])))
     write_ensemble(output, Ensemble(molecule, positions), record)
+
+
+class ReversePath:
+    """A denoiser that keeps what it is shown of the first conformer, where the noise falls to a new level."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self._denoise = denoise
+        self.sigma_nm: list[float] = []
+        self.frames_nm: list[Float[np.ndarray, "1 atoms 3"]] = []
+
+    def __call__(
+        self, noisy_nm: Float[Tensor, "batch atoms 3"], sigma_nm: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch atoms 3"]:
+        sigma = float(sigma_nm[0])
+        # Later batches start at the highest noise again; a stochastic step goes up a little before it goes down.
+        if not self.sigma_nm or sigma < self.sigma_nm[-1]:
+            self.sigma_nm.append(sigma)
+            self.frames_nm.append(noisy_nm[:1].cpu().numpy())
+        return self._denoise(noisy_nm, sigma_nm)
+
+
+def noise_levels(
+    settings: SampleSettings, diffusion: DiffusionSettings, *, sigma_data_nm: float
+) -> Float[Tensor, " levels"]:
+    """Descending noise of a sampler: EDM's levels, or those of times evenly spaced (process: vp)."""
+    if diffusion.process == "vp":
+        return vp_sigma_nm(settings.steps, diffusion, sigma_data_nm=sigma_data_nm)
+    return karras_sigma(
+        settings.steps,
+        sigma_min_nm=diffusion.sigma_min * sigma_data_nm,
+        sigma_max_nm=diffusion.sigma_max * sigma_data_nm,
+        rho=settings.rho,
+    )
 
 
 def draw_conformers(
@@ -54,30 +125,90 @@ def draw_conformers(
     Raises:
         StageError: the sampler left the finite numbers.
     """
-    sigma = karras_sigma(
-        settings.steps,
-        sigma_min_nm=diffusion.sigma_min * sigma_data_nm,
-        sigma_max_nm=diffusion.sigma_max * sigma_data_nm,
-        rho=settings.rho,
-    )
+    sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
     drawn = []
     with torch.inference_mode(), tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
         for first in range(0, settings.conformers, settings.batch_size):
             n = min(settings.batch_size, settings.conformers - first)
             start = float(sigma[0]) * centred_noise((n, n_atoms, 3), generator=generator)
-            if settings.solver == "heun":
+            if settings.solver == "rk4":
+                batch = flow(denoise, start, sigma[:-1], trace=no_trace, order=4).positions_nm
+            elif settings.solver == "heun":
                 batch = heun(denoise, start, sigma)
             elif settings.solver == "dpmpp_2m":
                 batch = dpmpp_2m(denoise, start, sigma)
+            elif settings.solver == "dpmpp_2m_sde":
+                batch = dpmpp_2m(denoise, start, sigma, eta=settings.eta, generator=generator)
             else:
                 batch = stochastic(denoise, start, sigma, churn=settings.churn, generator=generator)
             drawn.append(batch.cpu())
             bar.update(n)
-    positions = torch.cat(drawn).numpy()
-    if not np.isfinite(positions).all():
+    return _finite(torch.cat(drawn).numpy(), title)
+
+
+def draw_with_log_density(
+    denoise: Denoise,
+    n_atoms: int,
+    settings: SampleSettings,
+    diffusion: DiffusionSettings,
+    *,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+    probes: torch.Generator,
+    title: str = "sample",
+) -> tuple[Float[np.ndarray, "conformers atoms 3"], pd.DataFrame]:
+    """As `draw_conformers` with ``solver: rk4``, the same conformers, and the log-density of each, along one path.
+
+    Columns ``conformer``, ``log_density_nats`` (of the density per nm^d, d = 3(N − 1), of samples at the lowest noise
+    level) and ``standard_error_nats`` (of the estimated trace; 0 where it is exact). Draws from ``generator``, and from
+    ``probes`` for ``log_density: hutchinson``.
+
+    Raises:
+        StageError: the sampler or a log-density left the finite numbers.
+    """
+    sigma = _levels(settings, diffusion, sigma_data_nm)
+    exact = settings.log_density == "exact"
+    trace = exact_trace() if exact else hutchinson_trace(settings.log_density_probes, generator=probes)
+    drawn, parts = [], []
+    with tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
+        for first in range(0, settings.conformers, settings.batch_size):
+            n = min(settings.batch_size, settings.conformers - first)
+            start = float(sigma[0]) * centred_noise((n, n_atoms, 3), generator=generator)
+            batch, density = sample_with_log_density(denoise, start, sigma, trace=trace, order=4)
+            drawn.append(batch.cpu())
+            parts.append(torch.stack([density.nats, density.standard_error]).cpu())
+            bar.update(n)
+    nats, error = torch.cat(parts, dim=1).numpy()
+    _finite(nats, title)
+    table = {"conformer": np.arange(len(nats)), "log_density_nats": nats, "standard_error_nats": error}
+    return _finite(torch.cat(drawn).numpy(), title), pd.DataFrame(table)
+
+
+def step_errors(
+    denoise: Denoise,
+    positions_nm: Float[Tensor, "conformers atoms 3"],
+    levels_nm: Float[Tensor, " levels"],
+    *,
+    exact: bool,
+) -> dict[str, float | None]:
+    """What the steps of the ODE cost, from a few samples: RMS nats (None with estimated traces) and nm."""
+    rising = levels_nm.flip(0)
+    return {
+        "step_error_nats": density_step_error(denoise, positions_nm, rising, order=4) if exact else None,
+        "round_trip_error_nm": round_trip_error_nm(denoise, positions_nm, rising, order=4),
+    }
+
+
+def _levels(settings: SampleSettings, diffusion: DiffusionSettings, sigma_data_nm: float) -> Float[Tensor, " levels"]:
+    """Falling noise levels, the last one above 0."""
+    return noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)[:-1]
+
+
+def _finite(values: np.ndarray, title: str) -> np.ndarray:
+    if not np.isfinite(values).all():
         raise StageError(
             "sampling left the finite numbers",
             where=title,
             fix="train longer, or sample with more steps (sample.steps)",
         )
-    return positions
+    return values

@@ -1,4 +1,4 @@
-"""Force-field energies of an ensemble: one row for each conformer, resumable.
+"""Force-field or exact energies of an ensemble: one row for each conformer, resumable.
 
 Rows are kept in small files under ``.work/<key>`` beside the output while the stage runs, keyed by settings, code and
 inputs; a stage that was killed scores only what is missing.
@@ -20,8 +20,11 @@ from tqdm import tqdm
 
 from ancdiff.artifacts import read_ensemble, read_structure, read_table, write_json, write_table
 from ancdiff.config import StageConfig
+from ancdiff.errors import InputError
 from ancdiff.forcefield.energies import FAILURES, Scorer, open_scorer
+from ancdiff.forcefield.exact import ExactScorer
 from ancdiff.molecules import Ensemble, check_energy_table
+from ancdiff.particles import RESIDUE
 from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
 
@@ -44,16 +47,16 @@ def run(
     record = made_by("score", settings=settings.as_dict(), seed=None, parents=[topology, conformers])
     key = hashlib.sha256(json.dumps([record, chosen.tolist()], sort_keys=True).encode()).hexdigest()[:16]
     work = output.parent / ".work" / f"{output.stem}_{key}"
-    structure_nm = read_structure(topology)
-    scorer = open_scorer(ensemble, settings.forcefield, settings.score, structure_nm=structure_nm, threads=threads)
+    scorer, how = _scorer(settings, ensemble, topology, threads)
     table = check_energy_table(_resumed(scorer, ensemble, chosen, work), where=str(output))
+    numbered = zip(table["conformer"], table["status"], strict=True)
+    table["status"] = [ensemble.refused.get(int(number), status) for number, status in numbered]
     record["scored"] = {
-        "platform": scorer.relaxer.platform,
-        **scorer.template.record,
+        **how,
         "conformers": len(table),
         "failures": {str(k): int(v) for k, v in table["status"][table["status"] != "ok"].value_counts().items()},
     }
-    if settings.forcefield.cutoff_nm is not None:
+    if settings.forcefield.cutoff_nm is not None and isinstance(scorer, Scorer):
         record["scored"]["cutoff_error"] = _cutoff_error(scorer, ensemble, table)
     write_json(output.with_suffix(".json"), record)
     write_table(output, table)
@@ -73,6 +76,32 @@ def _cutoff_error(scorer: Scorer, ensemble: Ensemble, table: pd.DataFrame) -> di
         "mean_kj_mol": float(errors.mean()),
         "spread_kj_mol": float(errors.std()),
     }
+
+
+def _scorer(
+    settings: StageConfig, ensemble: Ensemble, topology: Path, threads: int
+) -> tuple[Scorer | ExactScorer, dict[str, Any]]:
+    """What gives the energies, and its part of the record.
+
+    A system with an exact energy is known by its name, that of the folder that the topology lies in.
+
+    Raises:
+        InputError: particles whose potential is not among the settings, or fewer or more than it has.
+    """
+    molecule = ensemble.molecule
+    system = settings.systems.get(molecule.name)
+    if system is not None and system.exact is not None:
+        exact = ExactScorer(molecule, system.exact)
+        return exact, {"platform": exact.platform, "potential": system.exact.potential, **exact.potential.parameters}
+    if molecule.residue_names == (RESIDUE,):
+        raise InputError(
+            "these particles have no energy: no 'exact' potential is given for their system",
+            where=f"system '{molecule.name}'",
+            fix=f"take dataset/<system>/topology.pdb, and a --config with  systems: {{{molecule.name}: {{exact: …}}}}",
+        )
+    structure_nm = read_structure(topology)
+    scorer = open_scorer(ensemble, settings.forcefield, settings.score, structure_nm=structure_nm, threads=threads)
+    return scorer, {"platform": scorer.relaxer.platform, **scorer.template.record}
 
 
 def evenly_spaced(conformers: int, wanted: int | None) -> Int[np.ndarray, " chosen"]:
@@ -101,7 +130,9 @@ def summary(table: pd.DataFrame, temperature_kelvin: float = 300.0) -> str:
     return "\n".join(lines)
 
 
-def _resumed(scorer: Scorer, ensemble: Ensemble, chosen: Int[np.ndarray, " chosen"], work: Path) -> pd.DataFrame:
+def _resumed(
+    scorer: Scorer | ExactScorer, ensemble: Ensemble, chosen: Int[np.ndarray, " chosen"], work: Path
+) -> pd.DataFrame:
     """Rows of all chosen conformers, those of an earlier try from its files."""
     kept = [read_table(path) for path in sorted(work.glob("rows_*.parquet"))]
     done = {int(c) for part in kept for c in part["conformer"]}

@@ -1,8 +1,11 @@
-"""The simulate stage: molecular dynamics of a system that is given as a sequence.
+"""The simulate stage: molecular dynamics of a system that is given as a sequence, or the data of one of particles.
 
 *training* MD is many short replicas from chosen basins, so that each basin is seen and its population is wrong, as it
 is in a short trajectory of a protein. *reference* MD is temperature replica exchange, repeated independently.
 Heavy atoms are kept, in nm, in the order of the topology beside the trajectory.
+
+Points come from their law, once to learn from and as many held out. Exact systems are sampled by parallel tempering:
+the reference, and apart from it training data that may have other populations or another temperature.
 """
 
 import hashlib
@@ -29,6 +32,9 @@ from ancdiff.forcefield.dynamics import Engine, Thermostat, Walkers, run_exchang
 from ancdiff.forcefield.system import create_system
 from ancdiff.forcefield.topology import select_atoms
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import is_particles, is_simulated
+from ancdiff.particles import molecule_of_settings
+from ancdiff.particles.data import exact_data, point_data
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp, file_sha256, made_by
 from ancdiff.units import PICOSECONDS_PER_NS
 
@@ -51,14 +57,17 @@ def run(settings: StageConfig, *, system: str, md: str, results: Path) -> None:
     """
     if md not in MD_ENSEMBLES:
         raise ConfigError(f"there is no MD data set '{md}'", where="--md", fix=f"one of: {', '.join(MD_ENSEMBLES)}")
-    if system not in settings.systems or settings.systems[system].sequence is None:
-        sequences = [name for name, one in settings.systems.items() if one.sequence is not None]
+    if system not in settings.systems or not is_simulated(settings.systems[system]):
+        simulated = [name for name, one in settings.systems.items() if is_simulated(one)]
         raise ConfigError(
-            f"system '{system}' is not given as a sequence, so there is nothing to simulate",
+            f"system '{system}' is not given as a sequence, points or a potential, so there is nothing to simulate",
             where="systems",
-            fix=f"give one of: {', '.join(sequences) or '(none)'}; or write  {system}: {{sequence: ACE-ALA-NME}}",
+            fix=f"give one of: {', '.join(simulated) or '(none)'}; or write  {system}: {{sequence: ACE-ALA-NME}}",
         )
     output = Layout(results).simulated(system, md)
+    if is_particles(settings.systems[system]):
+        _simulate_particles(settings, system, md, output)
+        return
     wanted = md_settings(settings, system, md)
     if settings.simulate.source == "bundled":
         _copy_bundled(BUNDLED, output, wanted, system=system, md=md)
@@ -77,6 +86,21 @@ def run(settings: StageConfig, *, system: str, md: str, results: Path) -> None:
     write_topology(output.parent / "topology.pdb", molecule, peptide.positions_nm[peptide.heavy])
     for old in output.parent.glob(f".{md}-*"):
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _simulate_particles(settings: StageConfig, system: str, md: str, output: Path) -> None:
+    """Write the data of a system of particles, as `run` does. Seconds to minutes; not resumed."""
+    one, simulate = settings.systems[system], settings.simulate
+    if one.points is not None:
+        seed = one.points.seed
+        made = point_data(one.points, np.random.default_rng(derived_seed(seed, system, md)))
+    else:
+        seed, kelvin = simulate.seed, settings.forcefield.temperature_kelvin
+        rng = np.random.default_rng(derived_seed(seed, system, md))
+        made = exact_data(one.exact, simulate.tempering, md, rng, temperature_kelvin=kelvin, system=system)
+    record = made_by("simulate", settings=settings.as_dict(), seed=seed) | {"frames": len(made.table)} | made.notes
+    write_table(output.with_suffix(".parquet"), made.table)
+    write_ensemble(output, Ensemble(molecule_of_settings(system, one), made.positions_nm), record)
 
 
 def md_settings(settings: StageConfig, system: str, md: str) -> dict[str, Any]:

@@ -11,25 +11,30 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ancdiff.artifacts import write_atomically
-from ancdiff.denoiser.network import Denoiser
 from ancdiff.errors import StageError
 
-LossOfStep = Callable[[Denoiser, torch.Generator], tuple[Tensor, Mapping[str, float]]]
-"""The loss of one step and the numbers to log. Draws from the generator and from nothing else."""
+Network = TypeVar("Network", bound=nn.Module)
+
+LossPart = Callable[[Network], tuple[Tensor, Mapping[str, float]]]
+"""A summand of the loss, and the numbers to log. Draws nothing: what is random was drawn when the part was made."""
+
+LossOfStep = Callable[[torch.Generator], Sequence[LossPart[Network]]]
+"""The loss of one step, as parts that are worked out side by side. Draws from the generator and from nothing else."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,11 @@ class TrainingPlan:
 
 
 @dataclass
-class _State:
+class _State(Generic[Network]):
     """Everything that a checkpoint must hold."""
 
-    model: Denoiser
-    ema: Denoiser
+    model: Network
+    ema: Network
     optimizer: torch.optim.AdamW
     generator: torch.Generator
     step: int = 0
@@ -68,16 +73,16 @@ class _State:
 
 
 def train(
-    model: Denoiser,
-    loss_of_step: LossOfStep,
+    model: Network,
+    loss_of_step: LossOfStep[Network],
     plan: TrainingPlan,
     *,
     generator: torch.Generator,
     work: Path,
     title: str,
-    validate: Callable[[Denoiser], float] | None = None,
+    validate: Callable[[Network], float] | None = None,
     validate_every_steps: int = 0,
-) -> tuple[Denoiser, pd.DataFrame]:
+) -> tuple[Network, pd.DataFrame]:
     """Train ``model`` and return its exponential moving average and one row of metrics per step.
 
     Checkpoints live in ``work``, a folder that belongs to exactly this training (settings, code and data in its name);
@@ -99,9 +104,12 @@ def train(
             _restore(state, checkpoint)
         started = time.monotonic() - state.seconds
         saved = time.monotonic()
-        with tqdm(total=plan.steps, initial=state.step, desc=title, unit="step", mininterval=2.0) as bar:
+        with (
+            tqdm(total=plan.steps, initial=state.step, desc=title, unit="step", mininterval=2.0) as bar,
+            ThreadPoolExecutor() as pool,
+        ):
             while state.step < plan.steps:
-                row = _step(state, parameters, loss_of_step, plan, title)
+                row = _step(state, parameters, loss_of_step, plan, title, pool)
                 row["validation_loss"] = math.nan
                 if validate and (state.step % validate_every_steps == 0 or state.step == plan.steps):
                     row["validation_loss"] = validate(state.ema)
@@ -116,15 +124,18 @@ def train(
 
 
 def _step(
-    state: _State, parameters: Sequence[Tensor], loss_of_step: LossOfStep, plan: TrainingPlan, title: str
+    state: _State[Network],
+    parameters: Sequence[Tensor],
+    loss_of_step: LossOfStep[Network],
+    plan: TrainingPlan,
+    title: str,
+    pool: ThreadPoolExecutor,
 ) -> dict[str, float | int]:
     """One optimiser step; returns its row of metrics."""
     learning_rate = plan.learning_rate_at(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
-    state.optimizer.zero_grad(set_to_none=True)
-    loss, logged = loss_of_step(state.model, state.generator)
-    loss.backward()
+    loss, logged = gradients(state.model, parameters, loss_of_step(state.generator), pool)
     norm = torch.nn.utils.clip_grad_norm_(parameters, plan.gradient_clip)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         raise StageError(
@@ -148,7 +159,28 @@ def _step(
     }
 
 
-def _save(state: _State, path: Path) -> None:
+def gradients(
+    model: Network, parameters: Sequence[Tensor], parts: Sequence[LossPart[Network]], pool: ThreadPoolExecutor
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss and what it logs; leaves the gradient in the parameters. Adds up in the order of the parts.
+
+    Operations of a small network are too short to share among threads; whole parts are not, and torch lets go of the
+    interpreter while it works.
+    """
+
+    def one(part: LossPart[Network]) -> tuple[Tensor, Mapping[str, float], tuple[Tensor | None, ...]]:
+        loss, logged = part(model)
+        return loss.detach(), logged, torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    done = list(pool.map(one, parts)) if len(parts) > 1 else [one(part) for part in parts]
+    for parameter, *gradients in zip(parameters, *(gradient for *_, gradient in done), strict=True):
+        given = [g for g in gradients if g is not None]
+        parameter.grad = sum(given[1:], start=given[0]) if given else None
+    logged = {name: value for _, numbers, _ in done for name, value in numbers.items()}
+    return torch.stack([loss for loss, *_ in done]).sum(), logged
+
+
+def _save(state: _State[Any], path: Path) -> None:
     """One file, written atomically: tensors, and the table of metrics as JSON in the header."""
     tensors = {f"model.{name}": t for name, t in state.model.state_dict().items()}
     tensors |= {f"ema.{name}": t for name, t in state.ema.state_dict().items()}
@@ -160,7 +192,7 @@ def _save(state: _State, path: Path) -> None:
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
-def _restore(state: _State, path: Path) -> None:
+def _restore(state: _State[Any], path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

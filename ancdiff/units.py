@@ -8,6 +8,12 @@ MOLAR_GAS_CONSTANT_KJ_MOL_K = 0.008_314_462_618_153_24
 """R = k_B N_A, exact since the 2019 SI (CODATA 2018)."""
 
 ANGSTROM_PER_NM = 10.0
+BOHR_NM = 0.052_917_721_090_3
+"""Bohr radius, CODATA 2018 (uncertain by 8e-12 nm)."""
+KJ_PER_KCAL = 4.184
+"""Thermochemical calorie, exact by definition."""
+HARTREE_KJ_MOL = 2_625.499_639_479_9
+"""Hartree energy per mole, E_h N_A: 4.359 744 722 2071e-18 J (CODATA 2018) × 6.022 140 76e23 / 1000."""
 FEMTOSECONDS_PER_PS = 1000.0
 PICOSECONDS_PER_NS = 1000.0
 

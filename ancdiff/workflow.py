@@ -14,23 +14,42 @@ from pathlib import Path
 from typing import Any
 
 from ancdiff.config import Config, SystemSettings, parse_config
-from ancdiff.corridor import MD_ENSEMBLES, Layout, ancestors, models
+from ancdiff.corridor import (
+    ALIGNED_PATTERN,
+    LOG_DENSITIES,
+    MD_ENSEMBLES,
+    PARTS,
+    REPLICATE_PATTERN,
+    Layout,
+    ancestors,
+    compound_sources,
+    generated_sets,
+    models,
+    pretrained_models,
+    replicate_model,
+    seed_of,
+    split_model,
+    without_seed,
+)
 from ancdiff.errors import AncdiffError, ConfigError, InputError
+from ancdiff.origins import is_particles, is_scored, is_simulated
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp
 
 # MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
 BUNDLED_MD = PACKAGE_ROOT.parent / "data" / "peptides"
 
-# The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun.
+# The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun. A job
+# that trains or samples gets its one seed beside them, not `run` with all of them: one more seed reruns nothing.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "simulate": ("run", "systems", "forcefield", "simulate"),
-    "dataset": ("run", "systems", "dataset"),
-    "pretrain": ("run", "systems", "denoiser", "diffusion", "pretrain"),
+    "simulate": ("systems", "forcefield", "simulate"),
+    "dataset": ("systems", "dataset"),
+    "pretrain": ("systems", "denoiser", "diffusion", "pretrain"),
     "sample": ("diffusion", "sample"),
-    "score": ("forcefield", "score"),
-    "align": ("run", "systems", "forcefield", "diffusion", "align"),
-    "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
-    "report": ("run", "systems", "align", "report"),
+    "score": ("systems", "forcefield", "score"),
+    "align": ("systems", "forcefield", "diffusion", "align"),
+    "generate": ("diffusion", "generate"),
+    "evaluate": ("run", "systems", "forcefield", "align", "evaluate", "diffusion", "generate"),
+    "report": ("run", "systems", "align", "report", "generate"),
 }
 
 
@@ -39,6 +58,9 @@ class Corridor:
 
     Methods that take ``wildcards`` are Snakemake input and parameter functions.
     """
+
+    aligned_pattern = ALIGNED_PATTERN
+    replicate_pattern = REPLICATE_PATTERN
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -72,23 +94,47 @@ class Corridor:
 
     def simulate_inputs(self, wildcards: Any) -> list[Path]:
         """Bundled files of an MD data set, where the run copies them."""
-        if self.config.simulate.source == "bundled":
-            return bundled_files(wildcards.system, wildcards.md)
-        return self.forcefield_files(wildcards)
+        if self.config.simulate.source != "bundled":
+            return self.forcefield_files(wildcards)
+        copied = self.config.systems[wildcards.system].sequence is not None
+        return bundled_files(wildcards.system, wildcards.md) if copied else []
 
     def forcefield_files(self, wildcards: Any) -> list[Path]:
         """The user's own force-field files; OpenMM's own, given by name, are none."""
         return [Path(name) for name in self.config.forcefield.xml if Path(name).is_file()]
 
-    def seed(self, wildcards: Any) -> int:
-        """Seed of the samples of one model and system: SHA-256 of the run's seed and both names, below 2³¹."""
-        text = f"{self.config.run.seed}/{wildcards.model}/{wildcards.system}"
+    def score_settings(self, wildcards: Any) -> str:
+        """As `settings`, with the one system where it has an exact energy, which is written there; else with none."""
+        sections = json.loads(self.settings("score"))
+        exact = self.config.systems[wildcards.system].exact is not None
+        sections["systems"] = {wildcards.system: sections["systems"][wildcards.system]} if exact else {}
+        return json.dumps(sections, sort_keys=True, separators=(",", ":"))
+
+    def pretrained_model(self, wildcards: Any) -> str:
+        """The model of a pretraining job."""
+        return replicate_model(wildcards.replicate)
+
+    def pretrain_seed(self, wildcards: Any) -> int:
+        """Seed of a pretraining job."""
+        return seed_of(self.pretrained_model(wildcards), self.config)
+
+    def align_seed(self, wildcards: Any) -> int:
+        """Seed of an alignment job."""
+        return seed_of(wildcards.model, self.config)
+
+    def sample_seed(self, wildcards: Any) -> int:
+        """Seed of the samples of one model and system: SHA-256 of the model's seed and both names, below 2³¹.
+
+        The name is taken without its seed: a model draws the same samples in a run with one seed and with several.
+        """
+        seed = seed_of(wildcards.model, self.config)
+        text = f"{seed}/{without_seed(wildcards.model)}/{wildcards.system}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
     def md_ensembles(self, system: str) -> list[str]:
         """MD data sets that a system has: a user's own one may come without a reference."""
         settings = self.config.systems[system]
-        return [md for md in MD_ENSEMBLES if settings.sequence is not None or getattr(settings, md)]
+        return [md for md in MD_ENSEMBLES if is_simulated(settings) or getattr(settings, md)]
 
     def ensembles(self, system: str) -> list[str]:
         """Every ensemble of a system, MD first."""
@@ -99,7 +145,7 @@ class Corridor:
         simulated = [
             self.layout.simulated(name, md)
             for name, system in self.config.systems.items()
-            if system.sequence is not None
+            if is_simulated(system)
             for md in MD_ENSEMBLES
         ]
         return {
@@ -140,6 +186,10 @@ class Corridor:
         """Topology of the system to sample or score."""
         return self.layout.topology(wildcards.system)
 
+    def generate_compounds(self, wildcards: Any) -> int:
+        """How many compounds to generate: none but in a run of compounds."""
+        return 0
+
     def max_conformers(self, wildcards: Any) -> str:
         """Command-line limit for scoring: MD is thinned, samples are all scored."""
         limit = self.config.score.max_md_conformers
@@ -157,12 +207,27 @@ class Corridor:
             "weights": [self.layout.model(model).parent / "weights.parquet" for model in lineage[1:][-1:]],
         }
 
+    def sampled_densities(self) -> list[str]:
+        """Log-densities of the samples of one model and system, as a pattern, where they are asked for."""
+        return (
+            []
+            if self.config.sample.log_density == "none"
+            else [f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"]
+        )
+
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
-        """Every ensemble of every system and its energies."""
+        """Every ensemble of every system, its energies, and its log-densities where they are asked for.
+
+        And the models, where there are particles to turn and swap.
+        """
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
+        sampled = [pair for pair in pairs if pair[0] not in MD_ENSEMBLES and self.config.sample.log_density != "none"]
+        particles = any(is_particles(system) for system in self.config.systems.values())
         return {
+            "densities": [self.layout.log_densities(*pair) for pair in sampled],
             "conformers": [self.layout.ensemble(*pair) for pair in pairs],
-            "energies": [self.layout.energies(*pair) for pair in pairs],
+            "energies": [self.layout.energies(*pair) for pair in pairs if is_scored(self.config.systems[pair[1]])],
+            "networks": [self.layout.model(model) for model in self.models] if particles else [],
         }
 
     def report_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
@@ -171,13 +236,63 @@ class Corridor:
         return self.evaluate_inputs(wildcards) | {
             "models": [self.layout.model(model).with_suffix(".json") for model in self.models],
             "curves": [folder / "metrics.parquet" for folder in folders],
-            "weights": [folder / "weights.parquet" for folder in folders[1:]],
+            "weights": [
+                self.layout.model(model).parent / "weights.parquet"
+                for model in self.models
+                if split_model(model).round_number
+            ],
         }
 
-    def page_files(self) -> list[Path]:
-        """Template, styles and scripts of the report: code that no code stamp sees."""
-        folder = Path(os.path.relpath(PACKAGE_ROOT / "report"))
-        return sorted(path for path in folder.iterdir() if path.suffix in (".j2", ".css", ".js"))
+
+class CompoundCorridor(Corridor):
+    """The way of a set of compounds: dataset, pretrain, generate, evaluate, report."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.models = pretrained_models(config)
+
+    def dataset_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """The archive and the list of what to leave out, unless they are to be downloaded."""
+        settings = [system.compounds for system in self.config.systems.values() if system.compounds]
+        return {"own": [Path(path) for one in settings if not one.download for path in compound_sources(one)]}
+
+    def dataset_trajectories(self) -> list[Path]:
+        """The three parts of the set."""
+        return [self.layout.part(part, name) for name in self.systems for part in PARTS]
+
+    def dataset_topologies(self) -> list[Path]:
+        """None: every compound has its own."""
+        return []
+
+    def training_trajectories(self) -> list[Path]:
+        """The parts that are trained on and validated with."""
+        return [self.layout.part(part, name) for name in self.systems for part in PARTS[:2]]
+
+    def generate_compounds(self, wildcards: Any) -> int:
+        """How many compounds are generated with so many network evaluations."""
+        return generated_sets(self.config.generate)[int(wildcards.evaluations)]
+
+    def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """Every generated set, the parts, and the models, for their likelihoods."""
+        generated = [
+            self.layout.generated(model, name, evaluations)
+            for model in self.models
+            for name in self.systems
+            for evaluations in generated_sets(self.config.generate)
+        ]
+        models = [self.layout.model(model) for model in self.models]
+        return {"generated": generated, "parts": self.dataset_trajectories(), "models": models}
+
+    def report_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
+        """Everything that evaluation read, and the training curves."""
+        curves = [self.layout.model(model).parent / "metrics.parquet" for model in self.models]
+        return self.evaluate_inputs(wildcards) | {"curves": curves}
+
+
+def corridor_of(config: Config) -> Corridor:
+    """The way through the stages that fits a run's systems."""
+    compounds = any(system.compounds for system in config.systems.values())
+    return CompoundCorridor(config) if compounds else Corridor(config)
 
 
 def bundled_files(system: str, md: str) -> list[Path]:
@@ -188,6 +303,8 @@ def bundled_files(system: str, md: str) -> list[Path]:
 
 def own_files(system: SystemSettings) -> list[Path]:
     """Files of a system that the user hands in."""
+    if system.compounds is not None:
+        return [] if system.compounds.download else [Path(path) for path in compound_sources(system.compounds)]
     topology = () if system.topology is None else (system.topology,)
     return [Path(path) for path in (*topology, *system.training, *system.reference)]
 
@@ -208,14 +325,16 @@ def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
     except AncdiffError as error:
         print(f"ancdiff: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    return Corridor(config)
+    return corridor_of(config)
 
 
 def check_systems(config: Config) -> None:
-    """See that there is a system to train on, and that every file that the run starts from is there.
+    """See that there is a system to train on, that every file that the run starts from is there, and what sections
+    must agree on.
 
     Raises:
-        ConfigError: there is no system, or none to train on.
+        ConfigError: there is no system, or none to train on; a trained one has no energy to align with; or a rung of
+            the ladder is below the run's temperature.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -234,6 +353,20 @@ def check_systems(config: Config) -> None:
             f"there is no such force-field file: {', '.join(unknown)}",
             where="forcefield.xml",
             fix="check the path (relative to the folder in which snakemake runs), or the name among OpenMM's own",
+        )
+    bare = [name for name, system in config.systems.items() if system.split == "train" and not is_scored(system)]
+    if bare and config.align.rounds > 0:
+        raise ConfigError(
+            f"{', '.join(bare)}: points have no energy to align a model with",
+            where="align.rounds",
+            fix="write  align: {rounds: 0},  or give these systems split: test",
+        )
+    target = config.forcefield.temperature_kelvin
+    if config.align.temper is not None and any(rung < target for rung in config.align.temper.ladder_kelvin):
+        raise ConfigError(
+            f"the ladder goes below the temperature of the run, {target:g} K",
+            where="align.temper.ladder_kelvin",
+            fix="leave those rungs out: rounds after the last one are at forcefield.temperature_kelvin",
         )
     for name, system in config.systems.items():
         if system.sequence is not None and config.simulate.source == "bundled":

@@ -1,6 +1,6 @@
 """Speeds at the sizes of config.yaml, each beside a plain way of doing the same in the same run: `make bench`.
 
-    training   the five systems in one step, each a dense block  |  the same network, one conformer at a time
+    training   the five systems in one step, all threads           |  one conformer at a time, one thread
     sampling   a batch of conformers at once                      |  one conformer at a time
     overhead   `snakemake` on a finished run                      |  `snakemake --version`
     scoring    by size of the molecule, a table of its own (`benchmarks/scoring.py`)
@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -27,10 +28,11 @@ from ancdiff.artifacts import read_ensemble
 from ancdiff.config import Config, load_config
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.network import Denoiser
-from ancdiff.denoising import Conformers, denoising_blocks_loss
+from ancdiff.denoising import Block, Conformers, denoising_blocks_loss, draw_blocks, split_blocks
 from ancdiff.diffusion.noise import centre
 from ancdiff.molecules import Ensemble
 from ancdiff.sample import draw_conformers
+from ancdiff.training import LossPart, gradients
 from ancdiff.workflow import BUNDLED_MD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -63,18 +65,37 @@ def training(config: Config, ensembles: dict[str, Ensemble], seconds: float) -> 
     torch.manual_seed(1)
     denoiser = Denoiser(config.denoiser, sigma_data_nm=0.2)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, foreach=True)
-    share = max(1, config.pretrain.batch_size // len(systems))
+    blocks = draw_blocks(
+        systems,
+        config.pretrain.batch_size,
+        config.diffusion,
+        sigma_data_nm=0.2,
+        generator=torch.Generator().manual_seed(1),
+    )
+    parameters = list(denoiser.parameters())
+    conformers = sum(len(batch) for _, batch in blocks)
 
-    def step(size: int) -> int:
-        """A step on the same conformers, in blocks of ``size``."""
-        blocks = [(s.graph, s.positions_nm[i : i + size]) for s in systems for i in range(0, share, size)]
-        optimizer.zero_grad(set_to_none=True)
-        denoising_blocks_loss(denoiser, blocks, config.diffusion, torch.Generator().manual_seed(1)).backward()
+    def part(mine: Sequence[Block]) -> LossPart:
+        return lambda model: (denoising_blocks_loss(model, mine, conformers=conformers), {})
+
+    def step(parts: Sequence[Sequence[Block]], pool: ThreadPoolExecutor) -> int:
+        """A step on the same conformers, in ``parts``."""
+        gradients(denoiser, parameters, [part(mine) for mine in parts], pool)
         optimizer.step()
         return 1
 
-    ours, plain = (rate(lambda size=size: step(size), seconds=seconds) for size in (share, 1))
-    line(f"training, {len(systems)} systems x {share}", ours, plain, "steps/s", "same network, one conformer at a time")
+    threads = os.cpu_count() or 1
+    alone = [[(graph, one)] for graph, batch in blocks for one in batch.chunk(len(batch))]
+    with ThreadPoolExecutor(threads) as all_threads, ThreadPoolExecutor(1) as one_thread:
+        ours = rate(lambda: step(split_blocks(blocks, threads), all_threads), seconds=seconds)
+        plain = rate(lambda: step(alone, one_thread), seconds=seconds)
+    line(
+        f"training, {len(systems)} systems, {threads} threads",
+        ours,
+        plain,
+        "steps/s",
+        "one conformer at a time, one thread",
+    )
 
 
 def sampling(config: Config, ensembles: dict[str, Ensemble], seconds: float) -> None:

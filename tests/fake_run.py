@@ -8,7 +8,7 @@ import pandas as pd
 from ancdiff.artifacts import write_ensemble, write_json, write_table
 from ancdiff.basins import BASIN_CENTRES_DEG, BASINS
 from ancdiff.config import Config, StageConfig, parse_config
-from ancdiff.corridor import Layout, models, split_model
+from ancdiff.corridor import Layout, models, seed_of, split_model
 from ancdiff.molecules import ENERGY_COLUMNS, Ensemble, Molecule, natural_stereocentres
 from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
@@ -147,9 +147,9 @@ def populations_of(ensemble: str) -> tuple[float, float, float]:
     """Populations of a fake ensemble: alignment goes from the training MD to the reference, the control stays."""
     if ensemble == "reference":
         return REFERENCE
-    if ensemble in ("training", "pretrain") or split_model(ensemble)[0] == "none":
+    if ensemble == "training" or split_model(ensemble).line in ("pretrain", "none"):
         return TRAINING
-    share = 0.5 * split_model(ensemble)[1]
+    share = 0.5 * split_model(ensemble).round_number
     mixed = (1 - share) * np.array(TRAINING) + share * np.array(REFERENCE)
     return tuple(mixed / mixed.sum())
 
@@ -203,24 +203,29 @@ def _write_records(root: Path, config: Config, rng: np.random.Generator) -> None
             "seconds": steps * 0.01,
         }
     )
-    write_table(root / "pretrain" / "metrics.parquet", pretrain)
-    record = made_by("pretrain", settings=config.model_dump(mode="json"), seed=config.run.seed)
-    write_json(root / "pretrain" / "model.json", {"made_by": record})
-    for model in models(config)[1:]:
+    layout = Layout(root)
+    for model in models(config):
+        folder, seed = layout.model(model).parent, seed_of(model, config)
+        if split_model(model).round_number == 0:
+            write_table(folder / "metrics.parquet", pretrain.assign(loss=pretrain["loss"] + 0.001 * (seed % 10)))
+            record = made_by("pretrain", settings=config.model_dump(mode="json"), seed=seed)
+            write_json(folder / "model.json", {"made_by": record})
+            continue
         align = pd.DataFrame(
             {
                 "step": steps,
                 "loss": 1.6 - 0.002 * steps + 0.05 * rng.normal(size=len(steps)),
                 "ess": 3 + rng.normal(size=len(steps)) * 0.3,
                 "model_energy_spread": 4 + steps * 0.005,
+                "model_energy_error": 2 + steps * 0.001,
                 "gradient_norm": 0.5,
                 "seconds": steps * 0.02,
             }
         )
-        write_table(root / "align" / model / "metrics.parquet", align)
-        write_table(root / "align" / model / "weights.parquet", _weights(config, rng))
-        record = made_by("align", settings=config.model_dump(mode="json"), seed=config.run.seed)
-        write_json(root / "align" / model / "model.json", {"made_by": record})
+        write_table(folder / "metrics.parquet", align)
+        write_table(folder / "weights.parquet", _weights(config, rng))
+        record = made_by("align", settings=config.model_dump(mode="json"), seed=seed)
+        write_json(folder / "model.json", {"made_by": record})
     for name, seconds in (("pretrain", 61.5), ("align/eba_round1", 30.0), ("align/eba_round2", 31.0), ("dataset", 2.0)):
         path = root / "benchmarks" / f"{name}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)

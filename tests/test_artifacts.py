@@ -26,9 +26,9 @@ from ancdiff.artifacts import (
     write_text,
     write_topology,
 )
-from ancdiff.config import AMINO_ACIDS
 from ancdiff.errors import InputError
 from ancdiff.molecules import Ensemble, Molecule
+from ancdiff.sequences import AMINO_ACIDS
 from ancdiff.testing import alanine_dipeptide
 
 

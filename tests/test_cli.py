@@ -210,6 +210,38 @@ def test_sample_by_hand_sets_the_number_of_conformers(monkeypatch, tmp_path: Pat
     assert handed["settings"].sample.steps == Config().sample.steps
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("align", "--model", "eba_round1_seed7", "--seed", "5"), "the model's name says seed 7, not 5"),
+        (("align", "--model", "pretrain", "--seed", "5"), "this stage does not make the model 'pretrain'"),
+        (("align", "--model", "eba", "--seed", "5"), "'eba' is not a model's name"),
+        (("pretrain", "--model", "eba_round1", "--seed", "5"), "this stage does not make the model 'eba_round1'"),
+        (("pretrain", "--model", "pretrain_seed1", "--seed", "2"), "the model's name says seed 1, not 2"),
+    ],
+)
+def test_a_model_that_a_stage_cannot_make_is_refused(
+    monkeypatch, capsys, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    for variable in cli._THREAD_VARIABLES:
+        monkeypatch.setenv(variable, "1")
+    assert main(monkeypatch, *arguments, "--results", str(tmp_path)) == ConfigError.exit_code
+    assert said in capsys.readouterr().err
+
+
+def test_pretrain_by_hand_needs_a_seed_and_hands_it_on(monkeypatch, capsys, tmp_path: Path) -> None:
+    from ancdiff import pretrain
+
+    handed = {}
+    monkeypatch.setattr(pretrain, "run", lambda settings, **options: handed.update(options))
+    for variable in cli._THREAD_VARIABLES:
+        monkeypatch.setenv(variable, "1")
+    assert main(monkeypatch, "pretrain", "--results", str(tmp_path)) == 2
+    assert "--seed" in capsys.readouterr().err
+    assert main(monkeypatch, "pretrain", "--results", str(tmp_path), "--seed", "9") == 0
+    assert (handed["model"], handed["seed"]) == ("pretrain", 9)
+
+
 def test_a_wrong_value_by_hand_is_a_named_problem(monkeypatch, capsys) -> None:
     files = ["--topology", "x.pdb", "--conformers", "y.xtc", "--output", "e.parquet"]
     assert main(monkeypatch, "score", *files, "--relax", "everything") == ConfigError.exit_code

@@ -31,7 +31,8 @@ def test_an_empty_configuration_has_every_default() -> None:
         ({"simulate": {"training": {"replica": 3}}}, "training.replica: unknown key; did you mean 'replicas'?"),
         ({"align": {"temper": {"max_kelvins": 3}}}, "temper.max_kelvins: unknown key; did you mean 'max_kelvin'?"),
         ({"systems": {"ala": {**ALA, "sequense": "x"}}}, "systems.ala.sequense: unknown key; did you mean 'sequence'?"),
-        ({"run": {"zzz": 1}}, "run.zzz: unknown key; known here: name, seed"),
+        ({"run": {"seed": 7}}, "run.seed: unknown key; did you mean 'seeds'?"),
+        ({"run": {"zzz": 1}}, "run.zzz: unknown key; known here: name, seeds"),
     ],
 )  # fmt: skip
 def test_a_mistyped_key_is_named_with_the_nearest_known_one(raw: dict, said: str) -> None:
@@ -54,7 +55,18 @@ def test_a_mistyped_key_is_named_with_the_nearest_known_one(raw: dict, said: str
         ({"dataset": {"validation_fraction": 10}}, "dataset.validation_fraction"),
         ({"pretrain": {"learning_rate": float("nan")}}, "pretrain.learning_rate: Input should be a finite number"),
         ({"align": {"objectives": []}}, "align.objectives"),
-        ({"align": {"objectives": ["dpo"]}}, "align.objectives.0"),
+        ({"align": {"objectives": ["ppo"]}}, "align.objectives.0"),
+        ({"align": {"group_size": 1}}, "align.group_size: Input should be greater than or equal to 2"),
+        ({"align": {"antithetic": True, "noise_levels": 7}}, "'antithetic: true' needs even 'noise_levels'"),
+        ({"align": {"temper": {"ladder_kelvin": [400.0, 900.0]}}}, "'ladder_kelvin' must fall"),
+        ({"sample": {"log_density": "exact"}}, "set 'solver: rk4'"),
+        ({"run": {"seeds": 7}}, "run.seeds: Input should be a valid array"),
+        ({"run": {"seeds": []}}, "run.seeds"),
+        ({"run": {"seeds": [-1]}}, "run.seeds.0: Input should be greater than or equal to 0"),
+        ({"run": {"seeds": [1, 2**31]}}, "run.seeds.1: Input should be less than 2147483648"),
+        ({"run": {"seeds": [1.5]}}, "run.seeds.0"),
+        ({"run": {"seeds": ["1"]}}, "run.seeds.0: Input should be a valid integer"),
+        ({"run": {"seeds": [3, 5, 3, 5, 4]}}, "'seeds' holds 3, 5 more than once"),
         ({"systems": {"Ala dipeptide": ALA}}, "systems.Ala dipeptide"),
         ({"systems": {"ala": {}}}, "give either 'sequence'"),
         ({"systems": {"ala": {**ALA, "topology": "x.pdb"}}}, "give either 'sequence'"),
@@ -67,7 +79,7 @@ def test_wrong_types_units_and_values_are_refused_by_name(raw: dict, said: str) 
 
 
 def test_every_problem_is_told_at_once() -> None:
-    message = refusal({"align": {"rounds": 0, "stepz": 1}, "score": {"relax": "hydrogen"}})
+    message = refusal({"align": {"rounds": -1, "stepz": 1}, "score": {"relax": "hydrogen"}})
     assert all(key in message for key in ("align.rounds", "align.stepz", "score.relax"))
 
 

@@ -11,13 +11,14 @@ from rdkit import Chem
 
 from ancdiff.artifacts import read_ensemble, read_json
 from ancdiff.basins import assign_basins, ramachandran
-from ancdiff.config import AMINO_ACIDS, StageConfig, SystemSettings
+from ancdiff.config import StageConfig, SystemSettings
 from ancdiff.corridor import Layout
 from ancdiff.dataset import run
 from ancdiff.dataset.residues import HEAVY_ATOMS, STANDARD_BONDS
 from ancdiff.dataset.trajectories import make_whole, read_trajectories, select_solute
 from ancdiff.errors import InputError, StageError
 from ancdiff.forcefield.residues import RESIDUES
+from ancdiff.sequences import AMINO_ACIDS
 from ancdiff.testing import alanine_dipeptide
 
 DATA = Path(os.environ.get("ANCDIFF_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -37,12 +37,12 @@ def test_equivariant_under_rotations_and_shifts(dtype: torch.dtype, tolerance: f
     denoiser, graph, x = make_denoiser(dtype)
     sigma = torch.logspace(-3, 0, 6, dtype=dtype)
     # Shifts of about 1 nm cost float32 a rounding of 1e-7 relative to coordinates of 0.1 nm.
-    assert_equivariant(lambda y: denoiser(y, sigma, graph), x, tolerance=tolerance, generator=seeded(1))
+    assert_equivariant(lambda y: denoiser.on(graph)(y, sigma), x, tolerance=tolerance, generator=seeded(1))
 
 
 def test_not_equivariant_under_reflections() -> None:
     denoiser, graph, x = make_denoiser()
-    assert mirror_error(lambda y: denoiser(y, torch.full((6,), 0.1).double(), graph), x) > 1e-3
+    assert mirror_error(lambda y: denoiser.on(graph)(y, torch.full((6,), 0.1).double()), x) > 1e-3
 
 
 def test_without_chiral_features_it_cannot_tell_a_mirror_image() -> None:
@@ -54,7 +54,7 @@ def test_without_chiral_features_it_cannot_tell_a_mirror_image() -> None:
         layer.update[-1].weight[-4:] = 0.0  # the gates of the cross products
         layer.update[-1].bias[-4:] = 0.0
         layer.update[0].weight[:, -4:] = 0.0  # triple products
-    assert mirror_error(lambda y: denoiser(y, torch.full((6,), 0.1).double(), blind), x) < 1e-12
+    assert mirror_error(lambda y: denoiser.on(blind)(y, torch.full((6,), 0.1).double()), x) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def test_the_checker_passes_an_equivariant_function() -> None:
 
 def test_at_no_noise_the_input_comes_back() -> None:
     denoiser, graph, x = make_denoiser()
-    assert (denoiser(x, torch.full((6,), 1e-9).double(), graph) - x).abs().max() < 1e-6
+    assert (denoiser.on(graph)(x, torch.full((6,), 1e-9).double()) - x).abs().max() < 1e-6
 
 
 def test_output_is_centred() -> None:
     denoiser, graph, x = make_denoiser()
-    assert denoiser(x + 3.0, torch.full((6,), 0.3).double(), graph).mean(dim=1).abs().max() < 1e-12
+    assert denoiser.on(graph)(x + 3.0, torch.full((6,), 0.3).double()).mean(dim=1).abs().max() < 1e-12
 
 
 def test_stored_denoiser_comes_back(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_stored_denoiser_comes_back(tmp_path: Path) -> None:
     save_denoiser(path, denoiser, {"stage": "test"})
     loaded, record = load_denoiser(path)
     sigma = torch.full((6,), 0.2)
-    assert torch.equal(loaded(x, sigma, graph), denoiser(x, sigma, graph))
+    assert torch.equal(loaded.on(graph)(x, sigma), denoiser.on(graph)(x, sigma))
     assert record["made_by"] == {"stage": "test"}
 
 
@@ -111,3 +111,27 @@ def test_damaged_models_are_named(tmp_path: Path, damage: str) -> None:
         record.write_text(record.read_text().replace('"layers": 2', '"layers": 3'))
     with pytest.raises(InputError, match=r"model|weights"):
         load_denoiser(path)
+
+
+def test_molecules_side_by_side_do_not_see_each_other() -> None:
+    """One pass for several conformers of two molecules gives what each conformer gives alone."""
+    denoiser, graph, x = make_denoiser()
+    torch.manual_seed(1)
+    pair = another_molecule(graph)
+    sigma = torch.logspace(-2, 0, 6, dtype=torch.float64)
+    together = denoiser.blocks([graph, pair], [x[:4], x[4:]], [sigma[:4], sigma[4:]])
+    for i in range(6):
+        block, row = (0, i) if i < 4 else (1, i - 4)
+        alone = denoiser.on((graph, pair)[block])(x[i : i + 1], sigma[i : i + 1])
+        torch.testing.assert_close(together[block][row], alone[0], rtol=1e-12, atol=1e-14)
+
+
+def another_molecule(graph: MoleculeGraph) -> MoleculeGraph:
+    """The same atoms as another molecule: other types, no stereocentre, fewer torsions."""
+    other = {
+        "atom_type": graph.atom_type.flip(0),
+        "torsions": graph.torsions[:3],
+        "torsion_pair": graph.torsion_pair[:3],
+        "stereocentres": graph.stereocentres[:0],
+    }
+    return MoleculeGraph(**{**graph.__dict__, **other})

@@ -1,26 +1,28 @@
 """Noise, samplers, superposition and model energies against a Gaussian whose every answer is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ancdiff.diffusion.energy import (
-    denoising_error,
     denoising_loss,
     likelihood_energy,
+    noised,
     paper_energy,
     shared_noise,
+    training_noise,
 )
 from ancdiff.diffusion.noise import (
+    TrainingLevels,
     centre,
     centred_noise,
     karras_sigma,
-    lognormal_sigma,
     stratified_log_uniform_sigma,
 )
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
-from ancdiff.diffusion.superpose import superpose
+from ancdiff.diffusion.superpose import lay_upon_first, superpose
 from ancdiff.testing import GaussianCloud, random_rotation
 
 CLOUD = GaussianCloud(5, spread_nm=0.2)
@@ -37,11 +39,28 @@ def test_noise_lies_in_the_subspace_of_zero_centre_of_mass() -> None:
     assert noise.square().sum(dim=(1, 2)).mean().item() == pytest.approx(12, abs=0.3)
 
 
+WIDE = TrainingLevels(sigma_min_nm=1e-9, sigma_max_nm=1e9, median_nm=0.1, log_width=1.4, uniform_share=0.0)
+
+
 def test_training_noise_is_lognormal() -> None:
-    log_sigma = torch.log(lognormal_sigma(4096, median_nm=0.1, log_width=1.4, generator=seeded()))
+    log_sigma = torch.log(WIDE.draw(4096, generator=seeded()))
     assert log_sigma.mean().item() == pytest.approx(math.log(0.1), abs=0.01)  # stratified: far below 1.4/√4096
     assert log_sigma.std().item() == pytest.approx(1.4, rel=0.02)
     assert torch.isfinite(log_sigma).all()
+
+
+def test_training_noise_has_its_share_of_uniform_levels_and_stays_in_its_bounds() -> None:
+    """P(σ < 0.01): of 0.4 log-uniform on [1e-3, 1] a third, of 0.6 log-normal (Φ(a) − Φ(b))/(Φ(c) − Φ(b))."""
+    levels = replace(WIDE, sigma_min_nm=1e-3, sigma_max_nm=1.0, uniform_share=0.4)
+    sigma = levels.draw(20_000, generator=seeded())
+    assert sigma.min() >= 1e-3
+    assert sigma.max() <= 1.0
+
+    def below(s: float) -> float:
+        return 0.5 * math.erfc(-math.log(s / 0.1) / 1.4 / math.sqrt(2))
+
+    expected = 0.4 / 3 + 0.6 * (below(0.01) - below(1e-3)) / (below(1.0) - below(1e-3))
+    assert (sigma < 0.01).double().mean().item() == pytest.approx(expected, abs=0.01)  # standard error 0.002
 
 
 def test_stratified_levels_lie_one_in_each_stratum() -> None:
@@ -59,15 +78,17 @@ def test_karras_levels_start_at_the_top_and_end_at_zero() -> None:
     assert (sigma.diff() < 0).all()
 
 
-@pytest.mark.parametrize("solver", ["heun", "dpmpp_2m", "stochastic"])
+@pytest.mark.parametrize("solver", ["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde"])
 def test_samplers_recover_the_moments_of_a_gaussian(solver: str) -> None:
     generator = seeded(3)
-    # Fresh noise lengthens each step of the stochastic sampler by a quarter at 40 steps: it needs more of them.
-    steps = 160 if solver == "stochastic" else 40
+    # Fresh noise makes the steps of the stochastic samplers longer: they need more of them.
+    steps = 160 if solver in ("stochastic", "dpmpp_2m_sde") else 40
     sigma = karras_sigma(steps, sigma_min_nm=1e-3, sigma_max_nm=20.0, rho=7.0)
     start = 20.0 * centred_noise((6000, 5, 3), generator=generator, dtype=torch.float64)
     if solver == "stochastic":
         samples = stochastic(CLOUD.denoise, start, sigma, churn=10.0, generator=generator)
+    elif solver == "dpmpp_2m_sde":
+        samples = dpmpp_2m(CLOUD.denoise, start, sigma, eta=1.0, generator=generator)
     else:
         samples = {"heun": heun, "dpmpp_2m": dpmpp_2m}[solver](CLOUD.denoise, start, sigma)
     assert samples.mean(dim=1).abs().max() < 1e-12
@@ -86,6 +107,32 @@ def test_heun_converges_with_second_order() -> None:
         sigma = karras_sigma(steps, sigma_min_nm=1e-4, sigma_max_nm=2.0, rho=7.0)
         errors.append((heun(CLOUD.denoise, start, sigma) - exact).abs().max().item())
     assert 3.0 < errors[0] / errors[1] < 5.5
+
+
+def test_noise_undoes_an_error_that_a_deterministic_solver_keeps() -> None:
+    """A denoiser that is wrong at high noise alone: with noise in each step the samples forget it."""
+
+    def wrong(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        factor = torch.where(sigma > 0.5, 0.5, 1.0)[:, None, None]
+        return CLOUD.denoise(x, sigma) * factor
+
+    sigma = karras_sigma(40, sigma_min_nm=1e-3, sigma_max_nm=5.0, rho=7.0)
+    start = 5.0 * centred_noise((4000, 5, 3), generator=seeded(4), dtype=torch.float64)
+    errors = []
+    for eta in (0.0, 1.0):
+        samples = dpmpp_2m(wrong, start, sigma, eta=eta, generator=seeded(5))
+        variance = samples.square().sum(dim=(1, 2)).mean().item() / CLOUD.dimension
+        errors.append(abs(variance / CLOUD.spread_nm**2 - 1))
+    # The solvers' own error of a Gaussian's variance is 1 to 2 % at 40 steps, its standard error 0.6 %.
+    assert errors[0] > 0.05
+    assert errors[1] < 0.03
+
+
+def test_a_stochastic_solver_asks_for_its_generator() -> None:
+    with pytest.raises(ValueError, match="needs a generator"):
+        dpmpp_2m(
+            CLOUD.denoise, torch.zeros(1, 5, 3), karras_sigma(4, sigma_min_nm=0.1, sigma_max_nm=1.0, rho=7.0), eta=1.0
+        )
 
 
 def test_evaluations_per_sampler() -> None:
@@ -160,15 +207,8 @@ def test_paper_energy_is_the_scaled_mean_of_noise_prediction_errors() -> None:
 def test_the_exact_denoiser_has_the_known_loss() -> None:
     """E‖D − x‖² = d s²σ²/(s² + σ²), so EDM's weight makes the loss of the exact denoiser 1 at σ_data = s."""
     x = CLOUD.draw(20_000, generator=seeded(1), dtype=torch.float32)
-    loss = denoising_loss(
-        CLOUD.denoise,
-        x,
-        sigma_data_nm=CLOUD.spread_nm,
-        median_nm=0.1,
-        log_width=1.2,
-        superpose=False,
-        generator=seeded(2),
-    )
+    batch = training_noise(x, WIDE, superpose=False, generator=seeded(2))
+    loss = denoising_loss(batch, CLOUD.denoise(batch.noisy_nm, batch.sigma_nm), sigma_data_nm=CLOUD.spread_nm)
     assert loss.mean().item() == pytest.approx(1.0, abs=0.015)  # standard error √(2/12/20000) = 0.003
 
 
@@ -177,5 +217,23 @@ def test_superposed_target_does_not_see_a_turn_of_the_noisy_input() -> None:
     rotation = random_rotation(generator=seeded(1))
     turn = (x @ rotation.T - x) / 0.5  # noise that turns the conformer as a whole
     sigma = torch.full((4,), 0.5, dtype=torch.float64)
-    assert denoising_error(lambda y, s: y, x, sigma, turn, superpose=True).max() < 1e-20
-    assert denoising_error(lambda y, s: y, x, sigma, turn, superpose=False).min() > 0.1
+    for turned, (low, high) in ((True, (0.0, 1e-20)), (False, (0.1, math.inf))):
+        batch = noised(x, sigma, turn, superpose=turned)
+        error = batch.error(batch.noisy_nm)
+        assert error.min() >= low
+        assert error.max() < high
+
+
+def test_energies_of_turned_conformers_agree_when_they_are_laid_upon_each_other() -> None:
+    """E_θ does not change with orientation; estimated with the same noise for all it does, unless superposed."""
+    x = CLOUD.draw(1, generator=seeded(1))
+    turns = torch.stack([random_rotation(generator=seeded(i)) for i in range(6)])
+    turned = x @ turns
+    shared = shared_noise(8, 5, sigma_min_nm=0.01, sigma_max_nm=0.4, generator=seeded(2))
+
+    def spread(conformers: torch.Tensor) -> float:
+        options = {"sigma_min_nm": 0.01, "sigma_max_nm": 0.4, "superpose": False}
+        return float(likelihood_energy(CLOUD.denoise, conformers, shared, **options).std())
+
+    assert spread(lay_upon_first(turned)) < 1e-9
+    assert spread(turned) > 0.1

@@ -7,13 +7,14 @@ import pytest
 from rdkit import Chem
 
 from ancdiff.basins import BASIN_CENTRES_DEG, BASINS, assign_basins, dihedrals, ramachandran
-from ancdiff.config import AMINO_ACIDS, ForcefieldSettings, check_sequence, parse_config
+from ancdiff.config import ForcefieldSettings, parse_config
 from ancdiff.errors import ConfigError
 from ancdiff.forcefield import hydrogens
 from ancdiff.forcefield.build import Peptide, build_peptide, set_torsion, start_structure
 from ancdiff.forcefield.residues import CHI_TORSIONS, RESIDUES
 from ancdiff.forcefield.system import create_system
 from ancdiff.molecules import Ensemble, Molecule, signed_volumes
+from ancdiff.sequences import AMINO_ACIDS, check_sequence
 
 FF14SB = ForcefieldSettings()
 CHARGES = {"ARG": 1.0, "LYS": 1.0, "ASP": -1.0, "GLU": -1.0}

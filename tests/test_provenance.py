@@ -1,13 +1,16 @@
 """Code stamps: what changes them, what does not; and the record of what made an artifact."""
 
+import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated, Literal, get_origin
 
 import pytest
 
-from ancdiff import provenance
+from ancdiff import config, provenance
 from ancdiff.provenance import code_stamp, file_sha256, made_by
 
 FILES = {
@@ -18,6 +21,15 @@ FILES = {
     "inner/__init__.py": "from .energy import energy\n",
     "inner/energy.py": "def energy(x):\n    from ..units import SCALE\n\n    return SCALE * x\n",
     "report.py": "import math\n\nWIDTH = 3\n",
+    "config.py": "from house.units import SCALE\n\nSTEPS = 5\n",
+    "pages/__init__.py": "from house.config import STEPS\n",
+    "pages/page.html.j2": "<p>{{ x }}</p>",
+    "pages/notes.md": "for readers",
+    "pages/fields/water.xml": "<ForceField/>",
+    "pages/inner/__init__.py": "",
+    "pages/inner/table.json": "[1]",
+    "pages/render.py": "SIZE = 1\n",
+    "draw.py": "from house.pages.render import SIZE\n",
 }
 
 
@@ -53,6 +65,7 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         ("__init__.py", "House", "A house"),
         ("units.py", "10\n", '10\n"""Explained where it stands."""\n'),
         ("report.py", "3", "4"),  # score does not import it
+        ("pages/page.html.j2", "p", "b"),  # … nor this package
     ],
 )
 def test_what_does_not_change_the_stamp(edit: Callable[..., None], name: str, old: str, new: str) -> None:
@@ -77,6 +90,89 @@ def test_what_changes_the_stamp(edit: Callable[..., None], name: str, old: str, 
     edit(name, old, new)
     assert code_stamp("house.score") != before
     assert code_stamp("house.report") == untouched
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "changes"),
+    [
+        ("pages/page.html.j2", "p", "b", True),
+        ("pages/fields/water.xml", "ForceField", "Forcefield", True),  # in a folder that is no package
+        ("pages/render.py", "1", "2", True),
+        ("pages/notes.md", "readers", "writers", False),  # nothing that code reads
+        ("pages/inner/table.json", "1", "2", False),  # of a package that is not imported
+        ("config.py", "5", "6", False),  # values reach a stage, and its rule's params, as JSON
+        ("units.py", "10", "11", False),  # imported by config alone
+    ],
+)
+def test_data_files_and_the_configuration(
+    edit: Callable[..., None], name: str, old: str, new: str, *, changes: bool
+) -> None:
+    before = code_stamp("house.draw")
+    edit(name, old, new)
+    assert (code_stamp("house.draw") != before) == changes
+
+
+def test_a_new_or_renamed_data_file_changes_the_stamp(edit: Callable[..., None]) -> None:
+    stamps = [code_stamp("house.draw")]
+    folder = provenance.PACKAGE_ROOT / "pages"
+    for change in (
+        lambda: (folder / "fields" / "ion.xml").write_text("<ForceField/>"),
+        lambda: (folder / "fields" / "ion.xml").rename(folder / "fields" / "salt.xml"),
+    ):
+        change()
+        edit("units.py", "10", "10")  # forgets what was read
+        stamps.append(code_stamp("house.draw"))
+    (folder / ".page.html.j2").write_text("an editor's own")
+    edit("units.py", "10", "10")
+    stamps.append(code_stamp("house.draw"))
+    assert len(set(stamps)) == 3
+    assert stamps[2] == stamps[3]
+
+
+def test_every_data_file_of_the_package_counts_and_is_packaged() -> None:
+    package = Path(provenance.__file__).parent
+    others = {
+        path.suffix
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts
+    }
+    assert others <= set(provenance.DATA_SUFFIXES)
+    packaged = tomllib.loads((package.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert sorted(packaged["ancdiff"]) == [f"**/*{suffix}" for suffix in provenance.DATA_SUFFIXES]
+
+
+SETTINGS_METHODS = {"sections"}  # of Config: makes the JSON itself
+
+
+def test_settings_have_values_and_checks_only() -> None:
+    """What no stamp sees must not decide what a stage does."""
+    tree = ast.parse((Path(provenance.__file__).parent / "config.py").read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name != "StageConfig"]
+    assert len(classes) > 10
+    for node in classes:
+        for function in (child for child in node.body if isinstance(child, ast.FunctionDef)):
+            decorators = {ast.unparse(d).split("(")[0] for d in function.decorator_list}
+            assert decorators <= {"model_validator", "field_validator", "classmethod"}, f"{node.name}.{function.name}"
+            assert decorators or function.name in SETTINGS_METHODS, f"{node.name}.{function.name}: move it to its stage"
+
+
+def test_stages_import_nothing_but_settings_from_the_configuration() -> None:
+    """A function or a table there would be in no stamp. The command line and the workflow are in none themselves."""
+    package = Path(provenance.__file__).parent
+    unstamped = {package / "cli.py", package / "workflow.py", package / "__main__.py", package / "testing.py"}
+    found = 0
+    for path in set(package.rglob("*.py")) - unstamped:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name == "ancdiff.config" for alias in node.names), path
+            if not isinstance(node, ast.ImportFrom) or node.module != "ancdiff.config":
+                continue
+            for alias in node.names:
+                found += 1
+                imported = getattr(config, alias.name)
+                settings = isinstance(imported, type) and issubclass(imported, (config.Section, config.StageConfig))
+                assert settings or get_origin(imported) in (Annotated, Literal), f"{path.name} imports {alias.name}"
+    assert found > 10
 
 
 def test_a_module_that_is_not_there(edit: Callable[..., None]) -> None:

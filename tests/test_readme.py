@@ -26,16 +26,22 @@ COVERED = {
     "make bench": "test_readme.py::test_make_knows_the_target",
     "pip install -e .": "test_readme.py::test_an_editable_install_would_take_every_module",
     "snakemake --cores 8": "test_workflow.py::test_a_run_ends_with_its_report_and_leaves_no_hidden_work",
-    "snakemake --cores 8 --sdm conda": "test_workflow.py::test_every_rule_has_the_conda_environment",
+    "snakemake --cores 8 --sdm conda": "test_workflow.py::test_conda_passes_a_dry_run",
     "snakemake --workflow-profile workflow/profiles/slurm -n": (
         "test_workflow.py::test_the_slurm_profile_passes_a_dry_run"
     ),
     "snakemake --workflow-profile workflow/profiles/slurm": "test_workflow.py::test_the_slurm_profile_passes_a_dry_run",
+    "snakemake --cores all --configfile configs/peptides-seeds.yaml": (
+        "test_workflow.py::test_the_run_over_seeds_has_every_model_once_for_each_seed"
+    ),
     "snakemake --cores all --configfile configs/my-trajectories.yaml": (
         "test_workflow.py::test_own_trajectories_are_checked_and_need_no_simulation"
     ),
     "ancdiff score --topology molecule.pdb --conformers conformers.xtc --output energies.parquet": (
         "test_cli.py::test_score_by_hand_overrides_settings_and_prints_a_summary"
+    ),
+    "ancdiff score --topology mol.sdf --conformers mol.xyz --output energies.parquet --small-molecule mmff94": (
+        "test_chemistry.py::test_score_by_hand_has_a_row_for_each_record"
     ),
     "snakemake -n": "test_workflow.py::test_a_second_run_has_nothing_to_do",
     "snakemake --report snakemake-report.html": "test_workflow.py::test_snakemake_report_works",

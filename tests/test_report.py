@@ -281,6 +281,17 @@ def test_cautions_name_what_went_wrong(opened, tmp_path):
     assert "The weights of tri in round 2 were tempered to 900 K." in text
 
 
+def test_a_long_list_of_one_caution_is_cut_with_the_worst_first(several):
+    metrics = several.metrics.copy()
+    rows = metrics.index[metrics.metric == "energy_failed"]
+    metrics.loc[rows, "value"] = np.linspace(0.02, 0.5, len(rows))
+    run = collect.Run(several.root, several.settings, metrics, several.summary, several.record, several.over_seeds)
+    said = [c for c in findings.cautions(run) if "got no energy" in c or "more like the last" in c]
+    assert said[0].startswith("50 % of the conformers")
+    assert len(said) == 6
+    assert said[-1] == f"… and {len(rows) - 5} more like the last."
+
+
 def test_times_are_summed_by_stage(opened):
     times = collect.stage_times(opened).set_index("stage")
     assert times.loc["align", "jobs"] == 2
@@ -370,3 +381,74 @@ def test_evenly_spaced():
     assert picked[0] == 0
     assert picked[-1] == 99
     assert len(picked) == 4
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A run with two seeds, its page written."""
+    path = tmp_path_factory.mktemp("seeds")
+    changed = settings(run={"name": "fake", "seeds": [11, 4]}, align={"objectives": ["eba", "none"], "rounds": 1})
+    evaluated(path, changed, conformers=40)
+    handed = stage_config(changed, *REPORT)
+    report.run(handed, results=path)
+    return collect.open_run(handed, path)
+
+
+def test_a_run_with_several_seeds_begins_with_the_table_over_seeds(several):
+    text = (several.root / "report.html").read_text(encoding="utf-8")
+    read = Reader(text)
+    assert read.open == []
+    sections = [a["id"] for tag, a in read.tags if tag == "section"]
+    assert sections[:2] == ["seeds", "short"]
+    assert "seeds 11, 4" in text
+    table = read_table(several.root / "evaluate" / "seeds.parquet")
+    rows = {row[0]: row[1:] for row in reversed(read.rows)}  # the first table of a name wins
+    for model, name in (
+        ("pretrain", "pretrained"),
+        ("eba_round1", "EBA, round 1"),
+        ("none_round1", "control, round 1"),
+    ):
+        chosen = table[(table["model"] == model) & (table["system"] == "(mean)")].set_index("metric")
+        assert rows[name][0] == f"{chosen.loc['free_energy_error_kt', 'mean']:.2f}"
+        assert rows[name][1] == f"{chosen.loc['ramachandran_jsd', 'mean']:.3f}"
+    summary = several.summary
+    for seed in (11, 4):
+        expected = summary.loc[f"eba_round1_seed{seed}", "free_energy_error_kt"]
+        assert rows[f"EBA, round 1, seed {seed}"][0] == f"{expected:.2f}"
+
+
+def test_figures_of_several_seeds_show_the_first_and_say_so(several):
+    text = (several.root / "report.html").read_text(encoding="utf-8")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
+    assert len(captions) >= 8
+    assert all("Shown is seed 11, the first of 2" in caption for caption in captions)
+    assert [name for name in several.shown if name.startswith("pretrain")] == ["pretrain_seed11"]
+    with house_style():
+        figure = figures.free_energy_per_round(several)
+    assert figure is not None
+    panel = figure.axes[0]
+    eba = next(c for c in panel.containers if c.get_label() == "EBA")
+    names = ["pretrain_seed11", "eba_round1_seed11"]
+    np.testing.assert_allclose(eba.lines[0].get_ydata(), several.summary.loc[names, "free_energy_error_kt"])
+    thin = [line.get_ydata() for line in panel.lines if line.get_linewidth() == 0.6]
+    other = several.summary.loc[["pretrain_seed4", "eba_round1_seed4"], "free_energy_error_kt"]
+    assert any(np.array_equal(y, other) for y in thin)
+
+
+def test_sentences_of_several_seeds_are_of_their_mean(several):
+    def over(model, column):
+        return several.over(model, "(mean)", column)
+
+    text = " ".join(findings.findings(several))
+    before, after = (over(m, "free_energy_error_kt") for m in ("pretrain", "eba_round1"))
+    assert before == pytest.approx(
+        several.summary.loc[["pretrain_seed11", "pretrain_seed4"], "free_energy_error_kt"].mean()
+    )
+    assert f"by {before:.2f} kT (mean of 2 seeds)" in text
+    low, high = (over("eba_round1", f"free_energy_error_kt{end}") for end in ("_low", "_high"))
+    assert f"the error is {after:.2f} kT (95 % interval over 2 seeds {low:.2f} to {high:.2f})" in text
+    words = " ".join(tile["words"] for tile in findings.tiles(several))
+    assert "free-energy error, pretrained → EBA, round 1 (mean of 2 seeds)" in words
+    assert re.search(
+        r"stereocentres right, at worst \((pretrained|EBA, round 1|control, round 1), seed (4|11)\)", words
+    )

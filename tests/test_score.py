@@ -47,7 +47,7 @@ real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real structures at
 
 
 def settings(**changes: Any) -> StageConfig:
-    return StageConfig({"forcefield": {"platform": "Reference"}, "score": changes})
+    return StageConfig({"systems": {}, "forcefield": {"platform": "Reference"}, "score": changes})
 
 
 def run(
@@ -236,7 +236,13 @@ def test_what_was_decided_about_the_molecule_stands_in_the_record(trajectory: Pa
 def test_a_cutoffs_error_is_measured_and_recorded(trajectory: Path, tmp_path: Path) -> None:
     def scored(cutoff_nm: float) -> dict[str, Any]:
         score.run(
-            StageConfig({"forcefield": {"platform": "Reference", "cutoff_nm": cutoff_nm}, "score": {"relax": "none"}}),
+            StageConfig(
+                {
+                    "systems": {},
+                    "forcefield": {"platform": "Reference", "cutoff_nm": cutoff_nm},
+                    "score": {"relax": "none"},
+                }
+            ),
             topology=trajectory.parent / "topology.pdb",
             conformers=trajectory,
             output=tmp_path / f"{cutoff_nm}.parquet",

@@ -156,7 +156,7 @@ def test_bundled_data_of_other_settings_stop_and_say_what_differs(bundle: Path, 
 def test_settings_that_the_frames_do_not_depend_on_may_differ(bundle: Path, tmp_path: Path) -> None:
     settings = tiny(source="bundled", reference=TINY_REFERENCE | {"repeats": 5}).as_dict()
     settings["forcefield"]["platform"] = "CPU"
-    settings["run"]["seed"] = 1
+    settings["run"]["seeds"] = [1]
     simulate.run(StageConfig(settings), system="ala", md="training", results=tmp_path / "run")
 
 

@@ -1,22 +1,22 @@
 """The loop: a killed training goes on and ends with the weights of an unbroken one."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
 
 import ancdiff.training as training
-from ancdiff.config import DenoiserSettings
+from ancdiff.config import DenoiserSettings, DiffusionSettings
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.network import Denoiser
-from ancdiff.diffusion.energy import denoising_loss
+from ancdiff.denoising import denoising_blocks_loss, noisy_block, split_blocks
 from ancdiff.diffusion.noise import centre
 from ancdiff.errors import StageError
 from ancdiff.testing import alanine_dipeptide
-from ancdiff.training import TrainingPlan, train
+from ancdiff.training import LossPart, TrainingPlan, gradients, train
 
 PLAN = TrainingPlan(
     steps=12,
@@ -33,20 +33,12 @@ def make_denoiser() -> Denoiser:
     return Denoiser(DenoiserSettings(features=16, pair_features=8, layers=1), sigma_data_nm=0.15)
 
 
-def loss_of_step(denoiser: Denoiser, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+def loss_of_step(generator: torch.Generator) -> list[LossPart]:
     ensemble = alanine_dipeptide()
     clean = centre(torch.as_tensor(ensemble.positions_nm)).repeat(4, 1, 1)
     graph = molecule_graph(ensemble.molecule)
-    loss = denoising_loss(
-        denoiser.on(graph),
-        clean,
-        sigma_data_nm=0.15,
-        median_nm=0.08,
-        log_width=1.4,
-        superpose=True,
-        generator=generator,
-    )
-    return loss.mean(), {"extra": 1.0}
+    block = noisy_block(graph, clean, DiffusionSettings(), 0.15, generator)
+    return [lambda denoiser: (denoising_blocks_loss(denoiser, [block]), {"extra": 1.0})]
 
 
 def run(work: Path, plan: TrainingPlan = PLAN, loss=loss_of_step) -> tuple[Denoiser, pd.DataFrame]:
@@ -58,12 +50,12 @@ def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(tmp_path: Pa
 
     calls = 0
 
-    def dies(denoiser: Denoiser, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def dies(generator: torch.Generator) -> list[LossPart]:
         nonlocal calls
         calls += 1
         if calls == 8:
             raise KeyboardInterrupt
-        return loss_of_step(denoiser, generator)
+        return loss_of_step(generator)
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", loss=dies)
@@ -92,10 +84,31 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one_whole(
     assert checkpoint.read_bytes() == before
 
 
+def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient() -> None:
+    clean = centre(torch.as_tensor(alanine_dipeptide().positions_nm)).repeat(5, 1, 1)
+    graph = molecule_graph(alanine_dipeptide().molecule)
+    block = noisy_block(graph, clean, DiffusionSettings(), 0.15, torch.Generator().manual_seed(3))
+    denoiser = make_denoiser()
+    denoising_blocks_loss(denoiser, [block]).backward()
+    whole = [p.grad.clone() for p in denoiser.parameters() if p.grad is not None]
+
+    def part(blocks) -> LossPart:
+        return lambda model: (denoising_blocks_loss(model, blocks, conformers=5), {})
+
+    with ThreadPoolExecutor() as pool:
+        parameters = list(denoiser.parameters())
+        parts = [part(blocks) for blocks in split_blocks([block], 3)]  # 2, 2 and 1 conformers
+        loss, _ = gradients(denoiser, parameters, parts, pool)
+    assert loss.item() == pytest.approx(denoising_blocks_loss(denoiser, [block]).item(), rel=1e-5)
+    added = [p.grad for p in denoiser.parameters() if p.grad is not None]
+    for a, b in zip(whole, added, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_a_loss_that_is_not_finite_stops_with_a_message(tmp_path: Path) -> None:
-    def infinite(denoiser: Denoiser, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        loss, logged = loss_of_step(denoiser, generator)
-        return loss * math.inf, logged
+    def infinite(generator: torch.Generator) -> list[LossPart]:
+        (part,) = loss_of_step(generator)
+        return [lambda denoiser: (part(denoiser)[0] * math.inf, {})]
 
     with pytest.raises(StageError, match=r"the loss became inf .* at step 1"):
         run(tmp_path / "work", loss=infinite)

@@ -11,7 +11,19 @@ from ancdiff.config import TemperSettings
 from ancdiff.errors import InputError, StageError
 from ancdiff.molecules import ENERGY_COLUMNS
 from ancdiff.units import thermal_energy_kj_mol
-from ancdiff.weights import WEIGHT_COLUMNS, effective_sample_size, log_weights, pooled_weights, temper
+from ancdiff.weights import (
+    WEIGHT_COLUMNS,
+    effective_sample_size,
+    fit_pareto_tail,
+    free_energy_difference,
+    importance_weights,
+    log_weights,
+    pareto_k_limit,
+    pareto_smoothed,
+    pooled_weights,
+    temper,
+    weighted_mean,
+)
 
 energies = hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-500, 500))
 kelvins = st.floats(100, 2000)
@@ -148,3 +160,137 @@ def test_a_pool_without_energies_or_with_a_broken_table_names_the_system() -> No
         pooled_weights("leu", {}, temperature_kelvin=300.0)
     with pytest.raises(InputError, match="lacks status"):
         pooled_weights("leu", {"training": failed["pretrain"].drop(columns="status")}, temperature_kelvin=300.0)
+
+
+samples = hnp.arrays(np.float64, st.integers(1, 120), elements=st.floats(-30, 30))
+
+
+@settings(deadline=None, max_examples=50)
+@given(samples, st.floats(-1e3, 1e3), st.randoms(use_true_random=False))
+def test_smoothing_does_not_see_a_shift_or_the_order(log_ratio: np.ndarray, shift: float, random) -> None:
+    smoothed, k = pareto_smoothed(log_ratio)
+    shifted, shifted_k = pareto_smoothed(log_ratio + shift)
+    # of weights that are equal, or that rounding makes equal, any may be the larger one
+    np.testing.assert_allclose(np.sort(np.exp(shifted)), np.sort(np.exp(smoothed)), atol=1e-6)
+    # the shape is an estimate from differences of weights: rounding of the shift may move it where they are tiny
+    assert np.isnan(k) == np.isnan(shifted_k)
+    order = np.array(random.sample(range(len(log_ratio)), len(log_ratio)))
+    permuted, permuted_k = pareto_smoothed(log_ratio[order])
+    np.testing.assert_allclose(np.sort(np.exp(permuted)), np.sort(np.exp(smoothed)), atol=1e-9)
+    assert permuted_k == k or np.isnan(k)
+
+
+@settings(deadline=None, max_examples=50)
+@given(samples)
+def test_smoothing_keeps_the_order_and_makes_no_weight_larger_than_the_largest(log_ratio: np.ndarray) -> None:
+    smoothed, _ = pareto_smoothed(log_ratio)
+    assert np.exp(smoothed).sum() == pytest.approx(1.0)
+    order = np.argsort(log_ratio - log_ratio.max(), kind="stable")
+    assert (np.diff(smoothed[order]) > -1e-6).all()
+    assert np.ptp(smoothed) <= np.ptp(log_ratio) + 1e-6
+
+
+@pytest.mark.parametrize("shape", [0.0, 0.3, 0.6, 0.9])
+def test_the_shape_of_known_tails(shape: float) -> None:
+    """Weights (1 − u)^{−k} have a Pareto tail of shape k (exponential at 0 after taking logs): found to 0.1."""
+    found = []
+    for seed in range(20):
+        u = np.random.default_rng(seed).random(4000)
+        weight = -np.log1p(-u) if shape == 0 else (1 - u) ** -shape
+        found.append(pareto_smoothed(np.log(weight))[1])
+    assert np.mean(found) == pytest.approx(shape, abs=0.1)  # the prior draws to 0.5 by 10 of 190
+    assert np.std(found) < 0.15
+
+
+def test_the_fit_of_exact_quantiles() -> None:
+    p = (np.arange(400) + 0.5) / 400
+    k, scale = fit_pareto_tail(2.0 * np.expm1(-0.4 * np.log1p(-p)) / 0.4)
+    assert k == pytest.approx(0.4, abs=0.03)
+    assert scale == pytest.approx(2.0, rel=0.05)
+
+
+def gaussian_samples(spread: float, n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x from N(0, spread²), the energy of N(0, 1) at 300 K in kJ/mol, and the log-density that x was drawn from."""
+    x = spread * np.random.default_rng(seed).normal(size=n)
+    log_p = -(x**2) / (2 * spread**2) - np.log(spread * np.sqrt(2 * np.pi))
+    return x, 0.5 * x**2 * thermal_energy_kj_mol(300.0), log_p
+
+
+def test_a_wider_proposal_is_put_right_with_its_error() -> None:
+    """From N(0, 1.5²) to N(0, 1): weights exp(−x²/2 + x²/4.5) are bounded, so k < 0, ESS is √(…) in closed form."""
+    x, energy, log_p = gaussian_samples(1.5, 4000, 0)
+    found = importance_weights(energy, log_p, 300.0)
+    assert found.status == "ok"
+    assert found.pareto_k < 0.2
+    # ESS/n = (E w)²/E w² = √((2 − 1/s²) / s²) for s = 1.5
+    assert found.ess / 4000 == pytest.approx(np.sqrt((2 - 1 / 2.25) / 2.25), abs=0.03)
+    variance = weighted_mean(found.log_weight, x**2, repeats=300, rng=np.random.default_rng(1))
+    assert variance.low < 1.0 < variance.high
+    assert variance.high - variance.low == pytest.approx(4 * np.sqrt(2 / found.ess), rel=0.4)
+    # F(|x| < 1) − F(|x| > 1) of a standard normal, kT
+    inner = np.abs(x) < 1
+    difference = free_energy_difference(found.log_weight, inner, ~inner, repeats=300, rng=np.random.default_rng(2))
+    assert difference.low < -np.log(0.6827 / 0.3173) < difference.high
+    assert difference.high - difference.low < 0.3
+
+
+def test_bootstrap_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    held = 0
+    for seed in range(60):
+        x, energy, log_p = gaussian_samples(1.3, 300, seed)
+        weights = importance_weights(energy, log_p, 300.0).log_weight
+        estimate = weighted_mean(weights, x**2, repeats=200, rng=np.random.default_rng(seed))
+        held += estimate.low < 1.0 < estimate.high
+    assert held >= 48  # 95 % of 60 is 57; the interval of a skewed quantity is a little short
+
+
+@pytest.mark.parametrize(("spread", "status"), [(1.2, "ok"), (0.4, "heavy_tail")])
+def test_a_proposal_that_misses_the_tails_is_refused(spread: float, status: str) -> None:
+    """From N(0, s²) with s < 1 weights have a tail of shape k = 1 − s²; at s = 0.4 they have no variance."""
+    _, energy, log_p = gaussian_samples(spread, 3000, 3)
+    found = importance_weights(energy, log_p, 300.0)
+    assert found.status == status
+    if status != "ok":
+        assert found.pareto_k == pytest.approx(1 - spread**2, abs=0.25)
+
+
+def test_the_limit_of_k() -> None:
+    assert pareto_k_limit(400) == pytest.approx(1 - 1 / np.log10(400))
+    assert pareto_k_limit(10_000) == 0.7
+
+
+def test_failed_conformers_have_no_weight_and_few_are_refused() -> None:
+    _, energy, log_p = gaussian_samples(1.2, 400, 4)
+    energy[::7], log_p[3] = np.nan, np.nan
+    found = importance_weights(energy, log_p, 300.0)
+    assert np.isneginf(found.log_weight[::7]).all()
+    assert np.isneginf(found.log_weight[3])
+    kept = np.isfinite(energy) & np.isfinite(log_p)
+    np.testing.assert_array_equal(
+        found.log_weight[kept], importance_weights(energy[kept], log_p[kept], 300.0).log_weight
+    )
+    assert importance_weights(energy[:20], log_p[:20], 300.0).status == "few_conformers"
+    nothing = importance_weights(np.full(30, np.nan), log_p[:30], 300.0)
+    assert nothing.status == "few_conformers"
+    assert np.isneginf(nothing.log_weight).all()
+
+
+def test_one_weight_above_all_others_is_an_infinite_tail() -> None:
+    log_ratio = np.zeros(400)
+    log_ratio[7] = 20.0
+    smoothed, k = pareto_smoothed(log_ratio)
+    assert k == np.inf
+    assert np.exp(smoothed[7]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_equal_weights_are_left_as_they_are() -> None:
+    smoothed, k = pareto_smoothed(np.full(100, 3.0))
+    np.testing.assert_allclose(np.exp(smoothed), 0.01)
+    assert k == -np.inf
+
+
+def test_a_state_without_weight_is_infinitely_high() -> None:
+    log_weight, none = np.zeros(50), np.zeros(50, dtype=bool)
+    estimate = free_energy_difference(log_weight, none, ~none, repeats=20, rng=np.random.default_rng(0))
+    assert estimate.value == np.inf
+    assert np.isnan(estimate.low)

@@ -22,11 +22,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from made_compounds import write_archive
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from ancdiff import workflow
 from ancdiff.artifacts import read_ensemble
 from ancdiff.config import Config, Section, load_config
-from ancdiff.corridor import PRETRAINED, Layout
+from ancdiff.corridor import PRETRAINED, Layout, models, without_seed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = "tests/tiny.yaml"
@@ -149,6 +152,18 @@ def test_a_second_run_has_nothing_to_do(finished: Project) -> None:
     assert "Nothing to be done" in finished.finish()
 
 
+def test_a_set_of_compounds_goes_its_own_way_and_ends_with_its_report(tmp_path: Path) -> None:
+    project = copy_repository(tmp_path / "ancdiff")
+    write_archive(project.folder)
+    config = "tests/tiny-compounds.yaml"
+    # Two sets of compounds: the main one, and one to compare.
+    rules = {"all": 1, "dataset": 1, "pretrain": 1, "generate": 2, "evaluate": 1, "report": 1}
+    assert project.planned(config=config) == rules
+    project.finish(config=config)
+    assert "A tiny set of compounds" in (project.folder / "results/tiny_compounds/report.html").read_text()
+    assert project.planned(config=config) == {}
+
+
 def test_snakemake_report_works(finished: Project, tmp_path: Path) -> None:
     finished.finish("--report", str(tmp_path / "snakemake.html"))
     assert "report.html" in (tmp_path / "snakemake.html").read_text(encoding="utf-8")
@@ -184,6 +199,47 @@ def test_another_round_keeps_what_does_not_depend_on_it(finished: Project, tmp_p
     planned = finished.planned(config=changed(tmp_path, "align", rounds=2))
     assert not {"simulate", "dataset", "pretrain"} & set(planned)
     assert planned["align"] == 2
+
+
+def test_another_seed_reruns_only_what_belongs_to_it(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy_to(tmp_path / "seeds")
+    per_seed = {"pretrain": 1, "sample": 2, "score": 2, "align": 1}
+    last = {"evaluate": 1, "report": 1, "all": 1}
+    # From one seed to two, models get names of their own: they are made anew, the MD and its energies are kept.
+    two = changed(tmp_path, "run", seeds=[1, 2])
+    assert project.planned(config=two) == {rule: 2 * jobs for rule, jobs in per_seed.items()} | last
+    # As if the two had been run: the one seed's files under both seeds' names, and Snakemake's record of them.
+    for model in models(load_config(two)):
+        copy_model(Layout(project.results), without_seed(model), model)
+    project.finish("--touch", config=two)
+    assert project.planned(config=two) == {}
+    for seeds in ([1, 2, 3], [2, 3]):
+        assert project.planned(config=changed(tmp_path, "run", seeds=seeds)) == per_seed | last
+    assert project.planned(config=changed(tmp_path, "run", seeds=[2, 1])) == last
+
+
+def test_the_run_over_seeds_has_every_model_once_for_each_seed(bare: Project) -> None:
+    path = "configs/peptides-seeds.yaml"
+    config = load_config(REPOSITORY / path)
+    seeds, systems = len(config.run.seeds), len(config.systems)
+    aligned = seeds * config.align.rounds * len(config.align.objectives)
+    planned = bare.planned(config=path)
+    assert seeds >= 3
+    assert (planned["pretrain"], planned["align"]) == (seeds, aligned)
+    assert planned["sample"] == (seeds + aligned) * systems
+    assert planned["score"] == planned["sample"] + 2 * systems
+    assert planned["simulate"] == 2 * systems
+    assert config.systems == load_config(REPOSITORY / "config.yaml").systems
+
+
+def copy_model(layout: Layout, source: str, target: str) -> None:
+    """A model with its samples and their energies under another name."""
+    for one, other in (
+        (layout.model(source).parent, layout.model(target).parent),
+        (layout.ensemble(source, "ala").parent, layout.ensemble(target, "ala").parent),
+        (layout.energies(source, "ala").parent, layout.energies(target, "ala").parent),
+    ):
+        shutil.copytree(one, other, ignore=shutil.ignore_patterns("seed*"))
 
 
 def edit(path: Path, change: Callable[[str], str]) -> Callable[[], None]:
@@ -423,17 +479,61 @@ def test_every_rule_has_time_memory_and_cpus_on_slurm() -> None:
         "pretrain",
         "sample",
         "align",
+        "generate",
     }
+
+
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+def conda_packages() -> dict[str, str]:
+    """Packages of the conda environment with their versions."""
+    environment = yaml.safe_load((REPOSITORY / "envs" / "ancdiff.yaml").read_text())
+    return dict(entry.split("=") for entry in environment["dependencies"])
+
+
+def test_the_conda_environment_has_the_versions_of_the_lock() -> None:
+    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
+    pins = [line.partition(" ;")[0] for line in lines if "==" in line and not line.startswith(("#", " "))]
+    locked = dict(pin.split("==") for pin in pins)
+    conda = conda_packages()
+    python = conda.pop("python")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert Version(python) in SpecifierSet(project["requires-python"])
+    for name, version in conda.items():
+        pip_name = next((pip for pip, other in CONDA_NAMES.items() if other == name), name)
+        # A conda version has no .post: "=1.11.1" matches 1.11.1 and what was repaired in its packaging.
+        assert Version(locked[pip_name]).base_version == version, name
+
+
+STAND_IN_FOR_CONDA = """#!/bin/sh
+case "$*" in
+    "info --json") echo '{"conda_prefix": "/nowhere", "platform": "linux-64"}' ;;
+    "--version") echo "conda 25.1.0" ;;
+    "config --get channel_priority --json") echo '{"get": {"channel_priority": "strict"}}' ;;
+    *) echo "not expected in a dry run: conda $*" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_conda_passes_a_dry_run(bare: Project, tmp_path: Path) -> None:
+    """With a stand-in that answers what Snakemake asks before it makes an environment."""
+    conda = tmp_path / "conda"
+    conda.write_text(STAND_IN_FOR_CONDA)
+    conda.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        ran = bare.snakemake("--dry-run", "--sdm", "conda")
+    assert ran.returncode == 0, ran.stdout
+    assert ran.stdout.count("envs/ancdiff.yaml will be created") == 1  # one for all rules
 
 
 def test_every_rule_has_the_conda_environment() -> None:
     """The environment has every direct dependency of the package, under conda's names."""
-    environment = yaml.safe_load((REPOSITORY / "envs" / "ancdiff.yaml").read_text())
-    packages = {re.split(r"[=<>]", entry)[0] for entry in environment["dependencies"]}
+    packages = conda_packages()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = {re.split(r"[=<>\[]", entry)[0] for entry in project["dependencies"]} - {"snakemake"}
-    conda_names = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
-    assert packages == {conda_names.get(name, name) for name in wanted} | {"python"}
+    wanted = {re.split(r"[=<>\[; ]", entry)[0] for entry in project["dependencies"]} - {"snakemake"}
+    assert packages.keys() == {CONDA_NAMES.get(name, name) for name in wanted} | {"python"}
     for stage in workflow.SECTIONS:
         assert '"../../envs/ancdiff.yaml"' in (REPOSITORY / "workflow" / "rules" / f"{stage}.smk").read_text()
 
@@ -482,8 +582,8 @@ def test_a_systems_change_does_not_simulate_the_others_again() -> None:
 
 def test_seeds_of_samples_differ_and_stay() -> None:
     def seed(run_seed: int, model: str, system: str) -> int:
-        config = Config.model_validate({"run": {"seed": run_seed}, "systems": {"ala": {"sequence": "ACE-ALA-NME"}}})
-        return workflow.Corridor(config).seed(type("Wildcards", (), {"model": model, "system": system}))
+        config = Config.model_validate({"run": {"seeds": (run_seed,)}, "systems": {"ala": {"sequence": "ACE-ALA-NME"}}})
+        return workflow.Corridor(config).sample_seed(type("Wildcards", (), {"model": model, "system": system}))
 
     seeds = [seed(r, m, s) for r in (1, 2) for m in (PRETRAINED, "eba_round1") for s in ("ala", "val")]
     assert len(set(seeds)) == len(seeds)

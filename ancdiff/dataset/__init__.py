@@ -15,13 +15,17 @@ import pandas as pd
 from ancdiff.artifacts import write_ensemble, write_json, write_table
 from ancdiff.config import StageConfig, SystemSettings
 from ancdiff.corridor import MD_ENSEMBLES, Layout
+from ancdiff.dataset import compounds
 from ancdiff.dataset.checks import check_frames
 from ancdiff.dataset.frames import MdFrames
 from ancdiff.dataset.peptides import read_simulated
+from ancdiff.dataset.points import check_particles
 from ancdiff.dataset.split import independent_halves, validation_frames
 from ancdiff.dataset.trajectories import read_trajectories
 from ancdiff.errors import AncdiffError, StageError
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import is_simulated
+from ancdiff.particles import RESIDUE
 from ancdiff.provenance import made_by
 
 SPLIT_COLUMNS = ("system", "md", "frame", "replica", "half", "split")
@@ -55,6 +59,9 @@ def run(settings: StageConfig, *, results: Path) -> None:
         InputError: a source is missing, unreadable, or not the molecule that it should be.
     """
     systems: dict[str, SystemSettings] = settings.systems
+    if any(system.compounds for system in systems.values()):
+        compounds.run(settings, results=results)
+        return
     if all(system.split == "test" for system in systems.values()):
         raise StageError(
             "there is no system to train on" if systems else "the run has no systems",
@@ -85,9 +92,11 @@ def run(settings: StageConfig, *, results: Path) -> None:
 
 
 def _read(results: Path, name: str, system: SystemSettings) -> dict[str, MdFrames]:
-    if system.sequence is None:
+    if not is_simulated(system):
         return read_trajectories(name, system)
-    return {md: read_simulated(results, name, md, sequence=system.sequence) for md in MD_ENSEMBLES}
+    residues = [RESIDUE] if system.sequence is None else system.sequence.split("-")
+    sets = {md: read_simulated(results, name, md, residues=residues) for md in MD_ENSEMBLES}
+    return sets if system.sequence is not None else {md: check_particles(f, system) for md, f in sets.items()}
 
 
 def _check(name: str, md: str, frames: MdFrames, max_bond_stretch: float) -> _Checked:

@@ -1,5 +1,6 @@
-"""Source of systems given as sequences: the MD that `simulate` made."""
+"""Source of systems given as sequences, and of particles: what `simulate` made."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,17 @@ from ancdiff.errors import InputError
 _COLUMNS = ("frame", "replica", "time_ps")
 
 
-def read_simulated(results: Path, system: str, md: str, *, sequence: str) -> MdFrames:
+def read_simulated(results: Path, system: str, md: str, *, residues: Sequence[str]) -> MdFrames:
     """Read one MD data set of a system from ``simulate/<system>/`` and the table of its frames.
 
     Raises:
-        InputError: a file is missing or unreadable, the table does not fit the trajectory, or the molecule is not the
-            sequence of the configuration.
+        InputError: a file is missing or unreadable, the table does not fit the trajectory, or the molecule does not
+            have the residues of the configuration.
     """
     path = Layout(results).simulated(system, md)
     again = f"run it again: ancdiff simulate --system {system} --md {md}"
     ensemble = read_ensemble(path, name=system)
-    wanted = [canonical_residue_name(name) for name in sequence.split("-")]
+    wanted = [canonical_residue_name(name) for name in residues]
     found = [canonical_residue_name(name) for name in ensemble.molecule.residue_names]
     if found != wanted:
         raise InputError(

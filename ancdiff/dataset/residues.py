@@ -5,7 +5,7 @@ ILE CD). Ensembles keep the names of the PDB's chemical component dictionary, an
 scoring, which decides it once per system.
 """
 
-from ancdiff.config import AMINO_ACIDS
+from ancdiff.sequences import AMINO_ACIDS
 
 CAPS = ("ACE", "NME", "NH2")
 

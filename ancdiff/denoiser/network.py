@@ -6,8 +6,10 @@ pair three bonds apart also sees the torsion between its atoms (cosine and sine;
 each stereocentre its signed volume. Turned and shifted input gives turned output; mirrored input does not.
 """
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ancdiff.config import DenoiserSettings
@@ -18,8 +20,7 @@ from ancdiff.dataset.features import (
     POSITION_FEATURES,
     RESIDUE_TYPES,
 )
-from ancdiff.denoiser.graph import MoleculeGraph
-from ancdiff.diffusion.noise import centre
+from ancdiff.denoiser.graph import MoleculeGraph, side_by_side
 
 # Radial functions, in units of the preconditioned input (spread 1, about 0.16 nm in small peptides): coarse ones for
 # the shape, fine ones where bonded and 1–3 distances lie, whose thermal spread is a fiftieth of their length.
@@ -43,14 +44,27 @@ class Denoiser(nn.Module):
         self.network = EquivariantNetwork(settings)
 
     def forward(
-        self, noisy_nm: Float[Tensor, "batch atoms 3"], sigma_nm: Float[Tensor, " batch"], graph: MoleculeGraph
-    ) -> Float[Tensor, "batch atoms 3"]:
-        sigma = sigma_nm[:, None, None]
-        total = torch.sqrt(sigma**2 + self.sigma_data_nm**2)
-        c_skip, c_out, c_in = (self.sigma_data_nm / total) ** 2, sigma * self.sigma_data_nm / total, 1 / total
+        self, noisy_nm: Float[Tensor, "atoms 3"], sigma_nm: Float[Tensor, " conformers"], graph: MoleculeGraph
+    ) -> Float[Tensor, "atoms 3"]:
+        """Conformers of one or several molecules side by side, as the graph says."""
+        total = torch.sqrt(sigma_nm**2 + self.sigma_data_nm**2)
+        c_skip, c_out, c_in = (self.sigma_data_nm / total) ** 2, sigma_nm * self.sigma_data_nm / total, 1 / total
         c_noise = 0.25 * torch.log(sigma_nm / self.sigma_data_nm)
-        noisy = centre(noisy_nm)
-        return c_skip * noisy + c_out * centre(self.network(c_in * noisy, c_noise, graph))
+        c_skip, c_out, c_in = (c[graph.conformer, None] for c in (c_skip, c_out, c_in))
+        noisy = _centre_each(noisy_nm, graph)
+        return c_skip * noisy + c_out * _centre_each(self.network(c_in * noisy, c_noise, graph), graph)
+
+    def blocks(
+        self,
+        graphs: Sequence[MoleculeGraph],
+        noisy_nm: Sequence[Float[Tensor, "_conformers _atoms 3"]],
+        sigma_nm: Sequence[Float[Tensor, " _conformers"]],
+    ) -> list[Float[Tensor, "_conformers _atoms 3"]]:
+        """One pass for conformers of several molecules, a block for each."""
+        graph = side_by_side(*((g, len(x)) for g, x in zip(graphs, noisy_nm, strict=True)))
+        clean = self(torch.cat([x.flatten(0, 1) for x in noisy_nm]), torch.cat(list(sigma_nm)), graph)
+        parts = clean.split([x.shape[0] * x.shape[1] for x in noisy_nm])
+        return [part.reshape(x.shape) for part, x in zip(parts, noisy_nm, strict=True)]
 
     def on(self, graph: MoleculeGraph) -> "DenoiserOfMolecule":
         """This denoiser for one molecule, as the functions of `ancdiff.diffusion` take it."""
@@ -66,7 +80,7 @@ class DenoiserOfMolecule:
     def __call__(
         self, noisy_nm: Float[Tensor, "batch atoms 3"], sigma_nm: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch atoms 3"]:
-        return self._denoiser(noisy_nm, sigma_nm, self._graph)
+        return self._denoiser.blocks([self._graph], [noisy_nm], [sigma_nm])[0]
 
 
 class EquivariantNetwork(nn.Module):
@@ -89,12 +103,11 @@ class EquivariantNetwork(nn.Module):
         self.layers = nn.ModuleList(Layer(width, settings.pair_features) for _ in range(settings.layers))
 
     def forward(
-        self, x: Float[Tensor, "batch atoms 3"], c_noise: Float[Tensor, " batch"], graph: MoleculeGraph
-    ) -> Float[Tensor, "batch atoms 3"]:
-        atoms = self.position(graph.residue_position)
+        self, x: Float[Tensor, "atoms 3"], c_noise: Float[Tensor, " conformers"], graph: MoleculeGraph
+    ) -> Float[Tensor, "atoms 3"]:
+        h = self.position(graph.residue_position) + self.noise(_noise_features(c_noise))[graph.conformer]
         for name, table in self.embeddings.items():
-            atoms = atoms + table(getattr(graph, name))
-        h = atoms + self.noise(_noise_features(c_noise))[:, None, :]
+            h = h + table(getattr(graph, name))
         moved, start_distance = x, _pair_geometry(x, graph)[1]
         for layer in self.layers:
             h, moved = layer(h, moved, start_distance, graph)
@@ -120,7 +133,8 @@ class Layer(nn.Module):
         super().__init__()
         self.atom_to_pair = nn.Linear(width, pair_width)
         self.bonds = nn.Embedding(MAX_BOND_DISTANCE + 1, pair_width)
-        self.geometry = nn.Linear(_COARSE[0] + _FINE[0] + 4, pair_width, bias=False)
+        self.distances = nn.Linear(_COARSE[0] + _FINE[0] + 2, pair_width, bias=False)
+        self.torsions = nn.Linear(2, pair_width, bias=False)
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(pair_width, pair_width), nn.SiLU())
         self.pair_gates = nn.Linear(pair_width, 2 + 2 * _VECTORS)
         self.volume = nn.Linear(1, width, bias=False)
@@ -134,75 +148,77 @@ class Layer(nn.Module):
 
     def forward(
         self,
-        h: Float[Tensor, "batch atoms width"],
-        x: Float[Tensor, "batch atoms 3"],
-        start_distance: Float[Tensor, "batch pairs 1"],
+        h: Float[Tensor, "atoms width"],
+        x: Float[Tensor, "atoms 3"],
+        start_distance: Float[Tensor, "pairs 1"],
         graph: MoleculeGraph,
-    ) -> tuple[Float[Tensor, "batch atoms width"], Float[Tensor, "batch atoms 3"]]:
-        h = h + self.volume(_signed_volume(x, graph.stereocentres))
+    ) -> tuple[Float[Tensor, "atoms width"], Float[Tensor, "atoms 3"]]:
+        h = h.index_add(0, graph.stereocentres[:, 0], self.volume(_signed_volumes(x, graph)))
         difference, distance = _pair_geometry(x, graph)
-        geometry = torch.cat(
-            [
-                torch.exp(-0.5 * ((distance - self.radial_centres) * self.radial_scales).square()),
-                distance,
-                start_distance,
-                _torsion_features(x, graph),
-            ],
-            dim=-1,
-        )
-        pair = graph.incidence @ self.atom_to_pair(h) + self.bonds(graph.bond_distance)
-        message = self.message(pair + self.geometry(geometry))
+        radial = torch.exp(-0.5 * ((distance - self.radial_centres) * self.radial_scales).square())
+        pair = self.distances(torch.cat([radial, distance, start_distance], dim=-1)) + self.bonds(graph.bond_distance)
+        ends = self.atom_to_pair(h)
+        pair = pair + ends.index_select(0, graph.first) + ends.index_select(0, graph.second)
+        pair = pair.index_add(0, graph.torsion_pair, self.torsions(_torsion_features(x, graph)))
+        message = self.message(pair)
         gates = self.pair_gates(message)
-        scale = x.shape[1] ** -0.5
-        direction = difference / (distance + 1.0) * scale
-        pulls = (gates[..., 1:, None] * direction[..., None, :]).flatten(-2)
-        vectors = (graph.orientation.T @ pulls).unflatten(-1, (-1, 3))
-        gathered = graph.incidence.T @ (torch.sigmoid(gates[..., :1]) * message) * scale
-        u, v = vectors[..., 1 : 1 + _VECTORS, :], vectors[..., 1 + _VECTORS :, :]
+        pulls = (gates[:, 1:, None] * (difference / (distance + 1.0))[:, None, :]).flatten(1)
+        scale = graph.conformer_atoms.rsqrt()[graph.conformer, None]
+        vectors = (_sum_to_atoms(pulls, graph, sign=-1) * scale).unflatten(-1, (-1, 3))
+        kept = torch.sigmoid(gates[:, :1]) * message
+        gathered = _sum_to_atoms(kept, graph, sign=1) * scale
+        u, v = vectors[:, 1 : 1 + _VECTORS], vectors[:, 1 + _VECTORS :]
         cross = torch.linalg.cross(u, v)
         invariants = [(u * u).sum(-1), (u * v).sum(-1), (cross * u.roll(1, dims=-2)).sum(-1)]
         change = self.update(torch.cat([h, gathered, *invariants], dim=-1))
-        x = x + vectors[..., 0, :] + (change[..., -_VECTORS:, None] * cross).sum(dim=-2)
-        return h + change[..., :-_VECTORS], x
+        x = x + vectors[:, 0] + (change[:, -_VECTORS:, None] * cross).sum(dim=-2)
+        return h + change[:, :-_VECTORS], x
 
 
 _NOISE_FREQUENCIES = (1.0, 2.0, 4.0)
 
 
-def _noise_features(c_noise: Float[Tensor, " batch"]) -> Float[Tensor, "batch features"]:
+def _noise_features(c_noise: Float[Tensor, " conformers"]) -> Float[Tensor, "conformers features"]:
     angles = torch.pi * c_noise[:, None] * c_noise.new_tensor(_NOISE_FREQUENCIES)
     return torch.cat([c_noise[:, None], torch.sin(angles), torch.cos(angles)], dim=-1)
 
 
+def _centre_each(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "atoms 3"]:
+    """Each conformer about its own centroid."""
+    total = x.new_zeros(graph.n_conformers, 3).index_add(0, graph.conformer, x)
+    return x - (total / graph.conformer_atoms[:, None])[graph.conformer]
+
+
+def _sum_to_atoms(
+    pairs: Float[Tensor, "pairs features"], graph: MoleculeGraph, *, sign: int
+) -> Float[Tensor, "atoms features"]:
+    """Sum over the pairs of each atom; a pair gives its second atom ``sign`` times what it gives its first."""
+    total = pairs.new_zeros(graph.n_atoms, pairs.shape[1])
+    return total.index_add(0, graph.first, pairs).index_add(0, graph.second, pairs, alpha=sign)
+
+
 def _pair_geometry(
-    x: Float[Tensor, "batch atoms 3"], graph: MoleculeGraph
-) -> tuple[Float[Tensor, "batch pairs 3"], Float[Tensor, "batch pairs 1"]]:
+    x: Float[Tensor, "atoms 3"], graph: MoleculeGraph
+) -> tuple[Float[Tensor, "pairs 3"], Float[Tensor, "pairs 1"]]:
     """Difference vectors x_i − x_j and distances, smooth at zero."""
-    difference = graph.orientation @ x
+    difference = x.index_select(0, graph.first) - x.index_select(0, graph.second)
     return difference, torch.sqrt(difference.square().sum(-1, keepdim=True) + _EPSILON)
 
 
-def _torsion_features(x: Float[Tensor, "batch atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "batch pairs 2"]:
-    """Cosine and sine of the torsion i-j-k-l at pair (i, l), zero elsewhere; smooth where it is undefined."""
-    i, j, k, l = graph.torsions.unbind(-1)  # noqa: E741 (the four atoms of a torsion)
-    b1, b2, b3 = x[:, j] - x[:, i], x[:, k] - x[:, j], x[:, l] - x[:, k]
+def _torsion_features(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "torsions 2"]:
+    """Cosine and sine of each torsion i-j-k-l, smooth where it is undefined."""
+    i, j, k, l = (x.index_select(0, atom) for atom in graph.torsions.unbind(-1))  # noqa: E741 (its four atoms)
+    b1, b2, b3 = j - i, k - j, l - k
     n1, n2 = torch.linalg.cross(b1, b2), torch.linalg.cross(b2, b3)
     norm = torch.sqrt(n1.square().sum(-1) * n2.square().sum(-1) + _EPSILON)
     b2_length = torch.sqrt(b2.square().sum(-1) + _EPSILON)
-    values = torch.stack([(n1 * n2).sum(-1) / norm, b2_length * (b1 * n2).sum(-1) / norm], dim=-1)
-    features = x.new_zeros(x.shape[0], len(graph.bond_distance), 2)
-    features[:, graph.torsion_pair] = values
-    return features
+    return torch.stack([(n1 * n2).sum(-1) / norm, b2_length * (b1 * n2).sum(-1) / norm], dim=-1)
 
 
-def _signed_volume(
-    x: Float[Tensor, "batch atoms 3"], stereocentres: Int[Tensor, "centres 4"]
-) -> Float[Tensor, "batch atoms 1"]:
-    """Signed volume of each stereocentre over the product of its bond lengths, at the centre; zero elsewhere."""
-    o, a, b, c = stereocentres.unbind(-1)
-    u, v, w = x[:, a] - x[:, o], x[:, b] - x[:, o], x[:, c] - x[:, o]
-    volume = (u * torch.linalg.cross(v, w)).sum(-1)
-    norm = torch.sqrt(u.square().sum(-1) * v.square().sum(-1) * w.square().sum(-1) + _EPSILON)
-    features = x.new_zeros(x.shape[0], x.shape[1], 1)
-    features[:, o, 0] = volume / norm
-    return features
+def _signed_volumes(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "centres 1"]:
+    """Signed volume of each stereocentre over the product of its bond lengths."""
+    o, a, b, c = (x.index_select(0, atom) for atom in graph.stereocentres.unbind(-1))
+    u, v, w = a - o, b - o, c - o
+    volume = (u * torch.linalg.cross(v, w)).sum(-1, keepdim=True)
+    norms = u.square().sum(-1, keepdim=True) * v.square().sum(-1, keepdim=True) * w.square().sum(-1, keepdim=True)
+    return volume / torch.sqrt(norms + _EPSILON)

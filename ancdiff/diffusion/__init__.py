@@ -11,10 +11,12 @@ from torch import Tensor
 
 
 @runtime_checkable
-@runtime_checkable
 class Denoise(Protocol):
-    """D(x_σ, σ): the clean conformers expected behind noisy ones of one molecule."""
+    """D(x_σ, σ): the clean conformers expected behind noisy ones of one molecule.
+
+    A state has three channels (positions), or more where atom types are denoised too.
+    """
 
     def __call__(
-        self, noisy_nm: Float[Tensor, "batch atoms 3"], sigma_nm: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch atoms 3"]: ...
+        self, noisy_nm: Float[Tensor, "batch atoms channels"], sigma_nm: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch atoms channels"]: ...

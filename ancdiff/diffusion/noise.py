@@ -1,6 +1,7 @@
 """Noise levels and noise in the subspace of zero centre of mass."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -19,18 +20,54 @@ def centred_noise(
     return centre(torch.randn(shape, generator=generator, device=generator.device, dtype=dtype))
 
 
-def lognormal_sigma(n: int, *, median_nm: float, log_width: float, generator: torch.Generator) -> Float[Tensor, " {n}"]:
-    """Training noise levels, ln σ ~ N(ln median, log_width²), one per stratum of equal probability.
+def state_noise(
+    shape: tuple[int, ...], *, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*batch atoms channels"]:
+    """Standard normal noise of a state: zero centre of mass in the first three channels, free in the others.
 
-    Stratifying leaves each level's distribution as it is and lowers the variance of their mean.
-    Draws from ``generator``. Reference: Karras et al. 2022 (arXiv 2206.00364), table 1.
+    Draws from ``generator``.
     """
-    strata = torch.randperm(n, generator=generator, device=generator.device)
-    uniform = (strata + torch.rand(n, generator=generator, device=generator.device)) / n
-    # float32 rounds (n − tiny)/n to 1, whose quantile is infinite.
-    uniform = uniform.clamp(1e-6, 1 - 1e-6)
-    quantile = math.sqrt(2.0) * torch.erfinv(2.0 * uniform - 1.0)
-    return median_nm * torch.exp(log_width * quantile)
+    noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
+    return torch.cat([centre(noise[..., :3]), noise[..., 3:]], dim=-1)
+
+
+@dataclass(frozen=True)
+class TrainingLevels:
+    """Noise levels of a training, all within [σ_min, σ_max].
+
+    A share of them is uniform in ln σ, the others log-normal, ln σ ~ N(ln median, log_width²), cut off at both ends.
+    The log-normal ones are where basins and handedness are decided, the uniform ones see to it that the levels near
+    the spread of a bond, which decide energies, are trained as well.
+
+    Reference: Karras et al. 2022 (arXiv 2206.00364), table 1, for the log-normal law.
+    """
+
+    sigma_min_nm: float
+    sigma_max_nm: float
+    median_nm: float
+    log_width: float
+    uniform_share: float
+
+    def draw(self, n: int, *, generator: torch.Generator) -> Float[Tensor, " {n}"]:
+        """``n`` levels in random order, one of each stratum of equal probability of its law.
+
+        Stratifying leaves each level's distribution as it is and lowers the variance of their mean.
+        Draws from ``generator``.
+        """
+        device = generator.device
+        strata = torch.randperm(n, generator=generator, device=device)
+        uniform = (strata + torch.rand(n, generator=generator, device=device)) / n
+        low, high = (self._cumulative(s) for s in (self.sigma_min_nm, self.sigma_max_nm))
+        # float32 rounds a quantile next to 1 up to it, where the normal's is infinite.
+        cumulative = (low + (high - low) * uniform).clamp(1e-6, 1 - 1e-6)
+        log_normal = self.median_nm * torch.exp(self.log_width * torch.special.ndtri(cumulative))
+        log_uniform = self.sigma_min_nm * (self.sigma_max_nm / self.sigma_min_nm) ** uniform
+        chosen = torch.rand(n, generator=generator, device=device) < self.uniform_share
+        return torch.where(chosen, log_uniform, log_normal.clamp(self.sigma_min_nm, self.sigma_max_nm))
+
+    def _cumulative(self, sigma_nm: float) -> float:
+        """Probability of a level below σ under the log-normal law before it is cut off."""
+        return 0.5 * math.erfc(-math.log(sigma_nm / self.median_nm) / self.log_width / math.sqrt(2.0))
 
 
 def stratified_log_uniform_sigma(

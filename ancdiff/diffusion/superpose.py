@@ -18,3 +18,8 @@ def superpose(
     flip = torch.ones_like(covariance[..., 0])
     flip[..., 2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vh))
     return mobile @ (u * flip[..., None, :] @ vh)
+
+
+def lay_upon_first(conformers: Float[Tensor, "conformers atoms 3"]) -> Float[Tensor, "conformers atoms 3"]:
+    """Centred conformers, each superposed on the first."""
+    return superpose(conformers, conformers[:1].expand_as(conformers))

@@ -1,9 +1,11 @@
 """evaluate: every model of every round and every MD data set, against the reference and the training MD.
 
-Writes ``evaluate/metrics.parquet`` (one row per system, ensemble, metric …) and ``evaluate/summary.parquet`` (one row
-per ensemble, averaged over systems), each with a TSV beside it to read.
+Writes ``evaluate/metrics.parquet`` (one row per system, ensemble, metric …), ``evaluate/summary.parquet`` (one row per
+ensemble, averaged over systems) and ``evaluate/seeds.parquet`` (one row per model, system and headline metric, averaged
+over seeds), each with a TSV beside it to read.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,20 @@ from tqdm import tqdm
 from ancdiff import corridor
 from ancdiff.artifacts import read_ensemble, read_table, write_json, write_table
 from ancdiff.config import Config, EvaluateSettings, StageConfig
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.denoiser.store import load_denoiser
 from ancdiff.errors import InputError
+from ancdiff.evaluate import compounds
 from ancdiff.evaluate.catalogue import HEADLINE, METRICS
 from ancdiff.evaluate.comparison import Measurement, table
 from ancdiff.evaluate.energies import reduced_energies
 from ancdiff.evaluate.measure import Energies, EnsembleData, measure_system
+from ancdiff.evaluate.particles import measure_particles
 from ancdiff.evaluate.resampling import Sampling, independent, interval, md_blocks
+from ancdiff.evaluate.reweighting import Reweighted, diagnostics, reweight
+from ancdiff.evaluate.seeds import over_seeds
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import is_particles
 from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
 
@@ -31,13 +40,17 @@ def run(settings: StageConfig, *, results: Path) -> None:
     Raises:
         InputError: an ensemble is missing or unreadable, or ``dataset/split.parquet`` does not fit the MD.
     """
+    if any(system.compounds for system in settings.systems.values()):
+        compounds.run(settings, results=results)
+        return
     layout = corridor.Layout(results)
-    ensembles = ensemble_names(settings.align)
+    ensembles = ensemble_names(settings)
     kt = thermal_energy_kj_mol(settings.forcefield.temperature_kelvin)
     split_path = layout.root / "dataset" / "split.parquet"
     split = read_table(split_path)
     measurements: list[Measurement] = []
     parents = [split_path]
+    networks = _networks(layout, settings)
     for system in tqdm(settings.systems, desc="evaluate", unit="system", disable=None):
         data = []
         for ensemble in ensembles:
@@ -46,17 +59,76 @@ def run(settings: StageConfig, *, results: Path) -> None:
                 continue  # the user's own MD may have no reference; metrics against it are then left out
             data.append(_read(layout, system, ensemble, split, kt, settings.evaluate))
             parents += [p for p in (path, layout.energies(ensemble, system)) if p.is_file()]
-        measurements += measure_system(system, data, settings.evaluate)
+        weighted = list(_reweighted(layout, system, ensembles, settings.forcefield.temperature_kelvin))
+        parents += [layout.log_densities(name, system) for name, _ in weighted]
+        data += [one.data for _, one in weighted if one.data is not None]
+        if is_particles(settings.systems[system]):
+            measurements += measure_particles(system, data, settings, networks)
+        else:
+            measurements += measure_system(system, data, settings.evaluate)
+        measurements += [row for _, one in weighted for row in diagnostics(system, one)]
     folder = layout.root / "evaluate"
     record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
     write_json(folder / "metrics.json", record)
-    write_table(folder / "summary.parquet", summarise(measurements, ensembles), tsv=True)
-    write_table(folder / "metrics.parquet", table(measurements), tsv=True)
+    write_table(folder / "summary.parquet", summarise(measurements, _measured(measurements, ensembles)), tsv=True)
+    write_table(folder / "seeds.parquet", over_seeds(measurements), tsv=True)
+    write_table(folder / "metrics.parquet", with_models(table(measurements), settings), tsv=True)
 
 
-def ensemble_names(align: Any) -> list[str]:
+def _networks(layout: corridor.Layout, settings: StageConfig) -> dict[str, Denoiser]:
+    """Every model of a run that has systems of particles, to be tried for equivariance."""
+    if not any(is_particles(system) for system in settings.systems.values()):
+        return {}
+    names = corridor.models(_names_config(settings))
+    return {name: load_denoiser(layout.model(name))[0] for name in names}
+
+
+def ensemble_names(settings: StageConfig) -> list[str]:
     """Every ensemble of a run: the MD data sets, then the models in the order in which they come to be."""
-    return [*corridor.MD_ENSEMBLES, *corridor.models(Config(align=align))]
+    return [*corridor.MD_ENSEMBLES, *corridor.models(_names_config(settings))]
+
+
+def _measured(measurements: list[Measurement], ensembles: list[str]) -> list[str]:
+    """The ensembles, each followed by itself reweighted where it has been."""
+    names = {m.ensemble for m in measurements}
+    own = [name for name in ensembles if name not in corridor.MD_ENSEMBLES]
+    weighted = {name: corridor.reweighted(name) for name in own if corridor.reweighted(name) in names}
+    return [part for name in ensembles for part in (name, weighted.get(name)) if part is not None]
+
+
+def _reweighted(
+    layout: corridor.Layout, system: str, ensembles: list[str], temperature_kelvin: float
+) -> Iterator[tuple[str, Reweighted]]:
+    """The models whose samples have log-densities and energies, with their samples reweighted."""
+    for name in ensembles:
+        if name in corridor.MD_ENSEMBLES:
+            continue
+        densities, energies = layout.log_densities(name, system), layout.energies(name, system)
+        if densities.is_file() and energies.is_file():
+            ensemble, table = read_ensemble(layout.ensemble(name, system), name=system), read_table(densities)
+            if len(table) != len(ensemble):
+                raise InputError(
+                    f"there are {len(table)} log-densities of {len(ensemble)} conformers",
+                    where=str(densities),
+                    fix="sample again with: ancdiff sample",
+                )
+            yield name, reweight(name, ensemble, read_table(energies), table, temperature_kelvin)
+
+
+def with_models(metrics: pd.DataFrame, settings: StageConfig) -> pd.DataFrame:
+    """The table of metrics with columns ``model`` (the ensemble without its seed) and ``seed`` (none for MD)."""
+    models = {name: name for name in corridor.MD_ENSEMBLES}
+    seeds: dict[str, int] = {}
+    for name in corridor.models(_names_config(settings)):
+        for one in (name, corridor.reweighted(name)):
+            models[one] = corridor.without_seed(one)
+            seeds[one] = corridor.seed_of(one, _names_config(settings))
+    return metrics.assign(model=metrics["ensemble"].map(models), seed=metrics["ensemble"].map(seeds).astype("Int64"))
+
+
+def _names_config(settings: StageConfig) -> Config:
+    """What the names of models follow from."""
+    return Config(run=settings.run, align=settings.align)
 
 
 def summarise(measurements: list[Measurement], ensembles: list[str]) -> pd.DataFrame:

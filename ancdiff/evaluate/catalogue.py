@@ -67,6 +67,37 @@ METRICS: dict[str, Metric] = {
     "rmsf_nm": Metric("nm", "RMSF", "RMS fluctuation about the mean structure, RMS over atoms", 0.0),
     "rmsf_error_nm": Metric("nm", "RMSF error", "RMS over atoms of the difference of RMSFs", 0.0),
     "rmsf_correlation": Metric("", "RMSF correlation", "Pearson correlation of the RMSF over atoms", -1.0, 1.0),
+    "mean_energy_kt": Metric("kT", "mean energy", "mean of the energies; against others: less their mean"),
+    "chamfer_nm": Metric(
+        "nm",
+        "Chamfer distance",
+        "to the nearest held-out cloud, superposed: mean distance of a point to the nearest of the other cloud",
+        0.0,
+    ),
+    "shape_rmsd_nm": Metric(
+        "nm", "RMSD of shapes", "to the nearest held-out cloud, after the best rotation and permutation", 0.0
+    ),
+    "pair_distance_w1_nm": Metric(
+        "nm", "pair-distance distance", "Wasserstein-1 distance of the distances of all pairs of particles", 0.0
+    ),
+    "population_distance": Metric(
+        "", "population distance", "half the sum of the differences of the wells' populations", 0.0, 1.0
+    ),
+    "equivariance_error_float32": Metric(
+        "", "equivariance error, float32", "of the model, over random turns, shifts and permutations, relative", 0.0
+    ),
+    "equivariance_error_float64": Metric("", "equivariance error, float64", "the same in double precision", 0.0),
+    "effective_share": Metric(
+        "", "effective samples", "effective sample size of the importance weights, as a share of the samples", 0.0, 1.0
+    ),
+    "pareto_k": Metric(
+        "",
+        "Pareto k",
+        "shape of the tail of the importance weights; nothing is claimed above 0.7 (less for few samples)",
+    ),
+    "log_density_error_nats": Metric(
+        "nats", "log-density error", "RMS standard error of the log-densities from estimated traces", 0.0
+    ),
     "pair_rmsd_nm": Metric("nm", "pairwise RMSD", "mean RMSD between two conformers of the ensemble", 0.0),
 }
 
@@ -81,4 +112,12 @@ HEADLINE: dict[str, tuple[str, str]] = {
     "clashes": ("clashes", ""),
     "median_energy_kt": ("median_energy_kt", "reference"),
     "energy_w1_kt": ("energy_w1_kt", "reference"),
+    # Systems of identical particles; the ones above that need residues or bonds are not measured there.
+    "chamfer_nm": ("chamfer_nm", "reference"),
+    "shape_rmsd_nm": ("shape_rmsd_nm", "reference"),
+    "pair_distance_w1_nm": ("pair_distance_w1_nm", "reference"),
+    "population_distance": ("population_distance", "reference"),
+    "population_distance_exact": ("population_distance", "exact"),
+    "equivariance_error_float32": ("equivariance_error_float32", ""),
+    "equivariance_error_float64": ("equivariance_error_float64", ""),
 }

@@ -30,6 +30,7 @@ class Measurement:
     against: str = ""
     floor: float = np.nan
     replicates: np.ndarray | None = None
+    status: str = "ok"  # or why nothing is claimed; the value is then NaN
 
     def row(self) -> dict[str, Any]:
         """The row as it stands in ``metrics.parquet``."""
@@ -48,6 +49,7 @@ class Measurement:
             "floor": self.floor,
             "unit": metric.unit,
             "n": self.n,
+            "status": self.status,
         }
 
 

@@ -40,6 +40,7 @@ class EnsembleData:
     sampling: Sampling
     non_finite: int
     energies: Energies | None
+    weights: np.ndarray | None = None  # of the conformers, all of which then have an energy; None: all alike
 
 
 class Features:
@@ -62,6 +63,8 @@ class Features:
         """The estimator of a kind (``basins``, ``bonds`` …)."""
         if kind not in self._sources:
             estimate, sampling = getattr(self, f"_{kind}")()
+            if self.data.weights is not None:
+                estimate = _weighted(estimate, self.data.weights)
             self._sources[kind] = Source(estimate, sampling, self._settings, (*self._seed, zlib.crc32(kind.encode())))
         return self._sources[kind]
 
@@ -93,32 +96,42 @@ class Features:
         return partial(energy_metrics.quantiles, self.data.energies.values_kt), self.data.energies.sampling
 
 
+def _weighted(estimate: Callable[..., Any], weights: np.ndarray) -> Callable[..., Any]:
+    """An estimator of conformers that have weights of their own."""
+    return lambda drawn: estimate(drawn * weights)
+
+
 def measure_system(system: str, ensembles: list[EnsembleData], settings: EvaluateSettings) -> list[Measurement]:
     """All metrics of all ensembles of a system. Draws randomness from ``settings.seed`` and the names alone."""
-    measurements = [_finite(system, data) for data in ensembles]
+    measurements = [finite_share(system, data) for data in ensembles if data.weights is None]
     features = {data.name: Features(system, data, settings) for data in ensembles if len(data.ensemble)}
     md = [features[name] for name in MD_ENSEMBLES if name in features]
-    size = ramachandran_metrics.matched_size([f.data.sampling for f in features.values()]) if features else 0
+    size = (
+        ramachandran_metrics.matched_size([f.data.sampling for f in features.values() if f.data.weights is None])
+        if features
+        else 0
+    )
     right_hands = geometry.hands(md[0].data.ensemble) if md else None
     for one in features.values():
         row = partial(Measurement, system, one.data.name, n=len(one.data.ensemble))
         measurements += _absolute_basins(one, row)
         measurements += _absolute_geometry(one, row)
-        measurements += _stereocentres(one, right_hands, settings, row)
-        measurements += _absolute_energies(one, settings, row)
+        if one.data.weights is None:
+            measurements += _stereocentres(one, right_hands, settings, row)
+        measurements += absolute_energies(one, settings, row)
         for against in md:
             versus = partial(row, against=against.data.name)
             measurements += _ramachandran(one, against, size, settings, versus)
             measurements += _free_energy_errors(one, against, settings, versus)
             measurements += _geometry_errors(one, against, versus)
-            measurements += _energy_errors(one, against, versus)
+            measurements += energy_errors(one, against, versus)
     return measurements
 
 
 Row = Callable[..., Measurement]
 
 
-def _finite(system: str, data: EnsembleData) -> Measurement:
+def finite_share(system: str, data: EnsembleData) -> Measurement:
     offered = len(data.ensemble) + data.non_finite
     share = len(data.ensemble) / offered if offered else np.nan
     return Measurement(system, data.name, "conformers_finite", share, offered)
@@ -163,6 +176,7 @@ def _ramachandran(
         value, replicates = ramachandran_metrics.divergence(
             one.cells, against.cells, bins, sampling=one.data.sampling, against_sampling=against.data.sampling,
             size=size, draws=draws, repeats=settings.bootstrap_repeats, rng=one.rng(f"divergence {against.data.name}"),
+            weights=one.data.weights,
         )  # fmt: skip
     for r, label in enumerate(_labels(one)):
         of_residue = None if replicates is None else replicates[:, r]
@@ -251,12 +265,12 @@ def _stereocentres(
     yield row("stereocentres_right", value=float(right.mean()), n=right.size, replicates=replicates)
 
 
-def _absolute_energies(one: Features, settings: EvaluateSettings, row: Row) -> Iterator[Measurement]:
+def absolute_energies(one: Features, settings: EvaluateSettings, row: Row) -> Iterator[Measurement]:
     scored = one.data.energies
     if scored is None:
         return
     asked = scored.failed + len(scored.values_kt)
-    if asked:
+    if asked and one.data.weights is None:
         replicates = proportion_replicates(scored.failed, asked, settings.bootstrap_repeats, one.rng("failed energies"))
         yield row("energy_failed", value=scored.failed / asked, n=asked, replicates=replicates)
     if len(scored.values_kt):
@@ -267,7 +281,7 @@ def _absolute_energies(one: Features, settings: EvaluateSettings, row: Row) -> I
             yield row(metric, **absolute(source, partial(energy_metrics.quantile, level=level)).item())
 
 
-def _energy_errors(one: Features, against: Features, row: Row) -> Iterator[Measurement]:
+def energy_errors(one: Features, against: Features, row: Row) -> Iterator[Measurement]:
     mine, theirs = one.data.energies, against.data.energies
     if mine is None or theirs is None or not len(mine.values_kt) or not len(theirs.values_kt):
         return

@@ -66,19 +66,21 @@ def divergence(
     draws: int,
     repeats: int,
     rng: np.random.Generator,
+    weights: Float[np.ndarray, " conformers"] | None = None,
 ) -> tuple[Float[np.ndarray, " residues"], Float[np.ndarray, "repeats residues"]]:
     """JSD of ``size`` conformers against each half of an MD data set, averaged over halves and draws.
 
     Also its bootstrap replicates, whose spread about their mean is that of the value (resampling adds a bias to the
-    mean itself; see `resampling.interval`). The MD is held fixed: its own noise is the floor. Draws from ``rng``.
+    mean itself; see `resampling.interval`). The MD is held fixed: its own noise is the floor. ``weights`` are the
+    conformers' own, where they are not all alike. Draws from ``rng``.
     """
     n = len(against)
     halves = np.zeros(n, dtype=np.int64) if against_sampling.halves is None else against_sampling.halves
     masks = np.stack([halves == h for h in np.unique(halves)]).astype(np.float64)
     targets = histograms(against, bins, masks)
 
-    def mean_over_halves(weights: np.ndarray) -> np.ndarray:
-        p = histograms(cells, bins, weights)
+    def mean_over_halves(drawn: np.ndarray) -> np.ndarray:
+        p = histograms(cells, bins, drawn if weights is None else drawn * weights)
         return np.mean([jensen_shannon(p, target[None]) for target in targets], axis=0)
 
     subsets = subset_weights(np.arange(len(cells)), len(cells), size, draws, rng)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ancdiff.basins import BASIN_CENTRES_DEG, dihedrals
-from ancdiff.config import ForcefieldSettings, check_sequence
+from ancdiff.config import ForcefieldSettings
 from ancdiff.errors import ConfigError, StageError
 from ancdiff.forcefield.hydrogens import add_hydrogens, rotate
 from ancdiff.forcefield.platforms import platform_by_name
@@ -16,6 +16,7 @@ from ancdiff.forcefield.residues import CHI_TORSIONS, RESIDUES
 from ancdiff.forcefield.system import create_system
 from ancdiff.forcefield.topology import molecule_of_topology, neighbour_lists
 from ancdiff.molecules import Molecule, signed_volumes
+from ancdiff.sequences import check_sequence
 
 _PDB_ORDER = {name: i for i, name in enumerate(("N", "CA", "C", "O"))}
 _STAGGERED_DEG = (-60.0, 60.0, 180.0)
@@ -38,7 +39,7 @@ def build_peptide(name: str, sequence: str, settings: ForcefieldSettings) -> Pep
 
     Raises:
         ConfigError: histidine's state is to follow hydrogen bonds, which a sequence does not have.
-        ValueError: the sequence is impossible (see `ancdiff.config.check_sequence`).
+        ValueError: the sequence is impossible (see `ancdiff.sequences.check_sequence`).
         StageError: no structure with the right handedness was found.
     """
     topology, heavy_nm = _heavy_atoms(sequence)

@@ -46,6 +46,12 @@ class AtomPlacer:
         return positions
 
 
+def nothing_added(atoms: int) -> AtomPlacer:
+    """The placer of a molecule that lacks nothing."""
+    none = np.zeros(0, dtype=np.int64)
+    return AtomPlacer(np.arange(atoms), none, none.reshape(0, 4), np.zeros((0, 3)))
+
+
 def complete(
     molecule: Molecule, positions_nm: Float[np.ndarray, "atoms 3"], missing: Mapping[int, Sequence[str]]
 ) -> tuple[Molecule, Float[np.ndarray, "complete 3"], AtomPlacer]:
@@ -54,12 +60,7 @@ def complete(
     Reads and writes no file; PDBFixer's random numbers have a fixed seed.
     """
     if not missing:
-        nothing = np.zeros(0, dtype=np.int64)
-        return (
-            molecule,
-            positions_nm,
-            AtomPlacer(np.arange(molecule.n_atoms), nothing, nothing.reshape(0, 4), np.zeros((0, 3))),
-        )
+        return molecule, positions_nm, nothing_added(molecule.n_atoms)
     for attempt in range(_ATTEMPTS):
         whole, whole_nm, placer = _completed(molecule, positions_nm, missing, seed=_SEED + attempt)
         if (signed_volumes(whole_nm[None], whole.stereocentres) > 0).all():

@@ -9,11 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
+from ancdiff.chemistry import REFUSALS
 from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.forcefield.checks import check_atoms, check_units, first_good_conformer
 from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol
 from ancdiff.forcefield.prepare import prepare_solute, usable_structure
 from ancdiff.forcefield.relax import Relaxer
+from ancdiff.forcefield.small_molecules import NO_ELECTRONS, longest_bonds_nm, make_small_template
 from ancdiff.forcefield.system import GROUPS, create_system
 from ancdiff.forcefield.template import Template, make_template
 from ancdiff.molecules import Ensemble, Molecule, signed_volumes
@@ -24,6 +26,9 @@ FAILURES: dict[str, str] = {
     "clash": "two atoms of the input lie within 0.05 nm of each other, beyond repair by moving hydrogens",
     "broken_chirality": "a stereocentre has the wrong hand (D instead of L)",
     "nan_energy": "the energy or the relaxed positions are not finite",
+    "broken_bond": "a molecule's bond is longer than 1.5 × its atoms' covalent radii, before or after relaxation",
+    "no_electrons": "the electrons of GFN2-xTB do not converge",
+    **REFUSALS,
     "not_converged": "after score.max_iterations the RMS force on the moving atoms is above ten times the tolerance",
 }
 _TOO_NEAR_NM = 0.05
@@ -49,7 +54,12 @@ class Scorer:
     ) -> None:
         self._score, self._forcefield = score, forcefield
         self._temperature_kelvin = forcefield.temperature_kelvin
-        self.template: Template = make_template(molecule, example_nm, forcefield, structure_nm=structure_nm)
+        if molecule.bond_orders is not None:
+            self.template: Template = make_small_template(molecule, example_nm, forcefield)
+            self._longest_bonds_nm = longest_bonds_nm(molecule)
+        else:
+            self.template = make_template(molecule, example_nm, forcefield, structure_nm=structure_nm)
+            self._longest_bonds_nm = np.full(len(self.template.input_molecule.bonds), np.inf)
         self.molecule = self.template.input_molecule
         self.relaxer = Relaxer(self.template, forcefield, score, threads=threads)
         self._nearest_nm = nearest_allowed_nm(self.molecule)
@@ -89,6 +99,8 @@ class Scorer:
             return row | {"status": "clash"}
         if self._wrong_hand(input_nm):
             return row | {"status": "broken_chirality"}
+        if self._broken_bond(input_nm):
+            return row | {"status": "broken_bond"}
         return row | self._energies(input_nm, whole_nm)
 
     def _energies(
@@ -100,8 +112,8 @@ class Scorer:
             placed = self.relaxer.energy_kj_mol(whole_nm)
             relaxed = self.relaxer.relax(whole_nm)
             parts = self.relaxer.parts_kj_mol(relaxed.positions_nm)
-        except openmm.OpenMMException:  # 'Particle coordinate is NaN' and its kin
-            return {"status": "nan_energy"}
+        except openmm.OpenMMException as error:  # 'Particle coordinate is NaN' and its kin
+            return {"status": "no_electrons" if NO_ELECTRONS in str(error) else "nan_energy"}
         total = sum(parts.values())
         if not (np.isfinite(total) and np.isfinite(placed)):
             return {"status": "nan_energy"}
@@ -109,6 +121,8 @@ class Scorer:
         found = {"displacement_nm": float(np.sqrt(np.mean(np.sum(moved_nm**2, axis=-1)))), "steps": relaxed.steps}
         if self._wrong_hand(relaxed.positions_nm[self.template.input_atoms]):
             return found | {"status": "broken_chirality"}
+        if self._broken_bond(relaxed.positions_nm[self.template.input_atoms]):
+            return found | {"status": "broken_bond"}
         if relaxed.rms_force_kj_mol_nm > _CONVERGED_FACTOR * self._score.tolerance_kj_mol_nm:
             return found | {"status": "not_converged"}
         entropy = self._entropy_kj_mol(relaxed.positions_nm)
@@ -116,6 +130,7 @@ class Scorer:
             "energy_kj_mol": total + entropy,
             "energy_placed_kj_mol": placed,
             "energy_hydrogens_kj_mol": relaxed.hydrogens_kj_mol,
+            "strain_kj_mol": placed - total,
             "hydrogen_entropy_kj_mol": entropy,
         }
         return found | energies | {f"{part}_kj_mol": parts[part] for part in GROUPS} | {"status": "ok"}
@@ -125,6 +140,10 @@ class Scorer:
             return 0.0
         hydrogens = self.template.placer.hydrogens
         return hydrogen_entropy_kj_mol(self.relaxer.forces_kj_mol_nm, relaxed_nm, hydrogens, self._temperature_kelvin)
+
+    def _broken_bond(self, input_nm: Float[np.ndarray, "kept 3"]) -> bool:
+        ends = input_nm[self.molecule.bonds]
+        return bool((np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1) > self._longest_bonds_nm).any())
 
     def _wrong_hand(self, input_nm: Float[np.ndarray, "kept 3"]) -> bool:
         return bool((signed_volumes(input_nm[None], self.molecule.stereocentres) <= 0).any())
@@ -147,6 +166,9 @@ def open_scorer(
     """
     molecule, positions_nm = ensemble.molecule, ensemble.positions_nm
     check_units(molecule, positions_nm)
+    if molecule.bond_orders is not None:  # no protein: it comes with all that it is
+        example_nm = positions_nm[first_good_conformer(molecule, positions_nm)]
+        return Scorer(molecule, example_nm, forcefield, score, threads=threads)
     structure_nm = usable_structure(molecule, structure_nm)
     finite = np.flatnonzero(np.isfinite(positions_nm).all(axis=(1, 2)))[:1]
     evidence_nm = positions_nm[finite] if structure_nm is None else structure_nm[None]
@@ -167,5 +189,5 @@ def nearest_allowed_nm(molecule: Molecule) -> Float[np.ndarray, "atoms atoms"]:
 
 def _failed_row() -> dict[str, Any]:
     empty = ("energy_kj_mol", "energy_placed_kj_mol", "energy_hydrogens_kj_mol", *(f"{part}_kj_mol" for part in GROUPS))
-    empty += ("hydrogen_entropy_kj_mol", "displacement_nm")
+    empty += ("hydrogen_entropy_kj_mol", "strain_kj_mol", "displacement_nm")
     return dict.fromkeys(empty, np.nan) | {"steps": 0, "clashes": 0, "status": "ok"}

@@ -22,6 +22,8 @@ def choose_platform(name: str, system: Any) -> Any:
     Raises:
         ConfigError: OpenMM has no such platform on this machine.
     """
+    if name == "auto" and _has_python_force(system):
+        name = "Reference"  # in double precision; the energy is Python's own, wherever OpenMM runs
     if name == "auto":
         name = auto_platform(system.getNumParticles(), _has_custom_solvent(system))
     return platform_by_name(name)
@@ -96,6 +98,12 @@ def cuda_works() -> bool:
     except openmm.OpenMMException:
         return False
     return True
+
+
+def _has_python_force(system: Any) -> bool:
+    import openmm
+
+    return any(isinstance(force, openmm.PythonForce) for force in system.getForces())
 
 
 def _has_custom_solvent(system: Any) -> bool:

@@ -125,7 +125,8 @@ def check_residues(molecule: Molecule, *, own_residues: bool = False) -> None:
             raise InputError(
                 f"'{name}' is not a residue that the force field knows",
                 where=at,
-                fix=f"use the standard L amino acids and caps ({' '.join(RESIDUES)}), or your own forcefield.xml",
+                fix=f"use the standard L amino acids and caps ({' '.join(RESIDUES)}), or your own forcefield.xml; of "
+                "another molecule hand in an SDF file as topology and set forcefield.small_molecule",
             )
         strange = [atom for atom in there if atom not in (*RESIDUES[name].names, TERMINAL_OXYGEN)]
         if strange:

@@ -18,6 +18,7 @@ from ancdiff.forcefield.lbfgs import Function, Minimum, minimise_lbfgs
 from ancdiff.forcefield.metric import HydrogenMetric
 from ancdiff.forcefield.platforms import choose_platform, platform_properties
 from ancdiff.forcefield.rotors import promising_turns, turned
+from ancdiff.forcefield.small_molecules import ModelMetric, SmallTemplate
 from ancdiff.forcefield.surrogate import Surrogate, state_forces
 from ancdiff.forcefield.system import GROUPS, RESTRAINT_GROUP
 from ancdiff.forcefield.template import Template
@@ -61,9 +62,18 @@ class Relaxer:
         system = copy.deepcopy(template.system)
         self._held = template.held
         self._hydrogens = template.placer.hydrogens
-        self.moving: Int[np.ndarray, " moving"] = np.setdiff1d(np.arange(template.molecule.n_atoms), self._held)
+        self._small = isinstance(template, SmallTemplate)
+        self.moving: Int[np.ndarray, " moving"] = np.arange(template.molecule.n_atoms)
+        if not self._small or self.mode == "hydrogens":
+            self.moving = np.setdiff1d(self.moving, self._held)
         self._restraint = _add_restraint(system, self._held, score) if self.mode == "restrained" else None
-        self._metric = None if self.mode == "none" else HydrogenMetric(template, system)
+        self._metric: HydrogenMetric | ModelMetric | None = None
+        if isinstance(template, SmallTemplate):
+            self._metric = ModelMetric(template, self.moving)
+        elif self.mode != "none":
+            self._metric = HydrogenMetric(template, system)
+        # What goes down: of a small molecule all that is asked for at once, of others the hydrogens first.
+        self._descent_groups = ENERGY_GROUPS | ({RESTRAINT_GROUP} if self._small else set())
         self._rotors = () if self.mode == "none" else template.placer.polar_rotors
         platform = choose_platform(forcefield.platform, system)
         self.platform = platform.getName()
@@ -102,11 +112,12 @@ class Relaxer:
         if self.mode == "none":
             return Relaxed(positions_nm, self.energy_kj_mol(positions_nm), 0.0)
         self._steps = 0
+        if self._restraint is not None:
+            self._hold_at(positions_nm)
         best = self._relax_placed(positions_nm)
-        best = replace(best, hydrogens_kj_mol=best.energy_kj_mol)
-        if self.mode != "hydrogens":
-            if self._restraint is not None:
-                self._hold_at(positions_nm)
+        if not self._small or self.mode == "hydrogens":
+            best = replace(best, hydrogens_kj_mol=best.energy_kj_mol)
+        if not self._small and self.mode != "hydrogens":
             best = self._relax_all(best)
         return replace(best, steps=self._steps)
 
@@ -133,7 +144,7 @@ class Relaxer:
         """Inverse metric over the moving atoms: that of the hydrogens, a plain one for added heavy atoms."""
         assert self._metric is not None
         of_hydrogens = self._metric.at(positions_nm)
-        if len(self._hydrogens) == len(self.moving):
+        if self._small or len(self._hydrogens) == len(self.moving):
             return of_hydrogens
         rows = np.searchsorted(self.moving, self._hydrogens)
 
@@ -147,14 +158,19 @@ class Relaxer:
     def _minimise_moving(
         self, positions_nm: Float[np.ndarray, "atoms 3"], precondition: Callable[[np.ndarray], np.ndarray]
     ) -> Relaxed:
+        import openmm
+
         moving, score = self.moving, self._score
         whole_nm = positions_nm.copy()
 
         def full(x_nm: np.ndarray) -> tuple[float, np.ndarray]:
             whole_nm[moving] = x_nm.reshape(-1, 3)
             self._steps += 1
-            self.context.setPositions(whole_nm)
-            state = self.context.getState(forces=True, energy=True, groups=ENERGY_GROUPS)
+            try:
+                self.context.setPositions(whole_nm)
+                state = self.context.getState(forces=True, energy=True, groups=self._descent_groups)
+            except openmm.OpenMMException:  # no energy there: a step too far
+                return np.inf, np.zeros_like(x_nm)
             return float(state.getPotentialEnergy()._value), -state_forces(state)[moving].ravel()
 
         def minimised(function: Function, x_nm: np.ndarray, tolerance: float, iterations: int) -> Minimum:
@@ -172,7 +188,9 @@ class Relaxer:
             start = self._corrected(full, minimised, start, whole_nm)
         found = minimised(full, start, score.tolerance_kj_mol_nm, score.max_iterations)
         whole_nm[moving] = found.x.reshape(-1, 3)
-        return Relaxed(whole_nm, found.value, found.rms_gradient)
+        restrained = self._small and self._restraint is not None
+        energy = self.energy_kj_mol(whole_nm) if restrained else found.value
+        return Relaxed(whole_nm, energy, found.rms_gradient)
 
     def _corrected(
         self, full: Function, minimised: Callable[..., Minimum], x_nm: np.ndarray, whole_nm: np.ndarray

@@ -16,7 +16,7 @@ PROTEIN_FILES = {
 SOLVENT_FILES = {"obc2": "implicit/obc2.xml", "gbn2": "implicit/gbn2.xml"}
 
 # Force group of each part of the energy; an OpenMM force that is not listed here is an error, not a silent gap.
-GROUPS = {"bond": 1, "angle": 2, "torsion": 3, "nonbonded": 4, "solvation": 5}
+GROUPS = {"bond": 1, "angle": 2, "torsion": 3, "nonbonded": 4, "solvation": 5, "electronic": 10}
 RESTRAINT_GROUP = 6
 _PART_OF_FORCE = {
     "HarmonicBondForce": "bond",

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from ancdiff.config import ForcefieldSettings
 from ancdiff.errors import InputError
-from ancdiff.forcefield.completion import AtomPlacer, carried, complete
+from ancdiff.forcefield.completion import AtomPlacer, carried, complete, nothing_added
 from ancdiff.forcefield.hydrogens import HydrogenPlacer, add_hydrogens, placer_from_template
 from ancdiff.forcefield.platforms import platform_by_name, platform_properties, setup_platform
 from ancdiff.forcefield.prepare import (
@@ -91,7 +91,6 @@ def make_template(
 def _all_atom_template(solute: Solute, positions_nm: np.ndarray, settings: ForcefieldSettings) -> Template:
     topology = topology_of_molecule(solute.molecule)
     whole = solute.molecule
-    none = AtomPlacer(np.arange(whole.n_atoms), np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros((0, 3)))
     return Template(
         molecule=whole,
         topology=topology,
@@ -102,7 +101,7 @@ def _all_atom_template(solute: Solute, positions_nm: np.ndarray, settings: Force
         all_atom=True,
         kept=solute.atoms,
         input_molecule=whole,
-        completer=none,
+        completer=nothing_added(whole.n_atoms),
         record=_record(solute, whole, {}, "kept: the input has all of them"),
     )
 

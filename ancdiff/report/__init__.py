@@ -6,11 +6,12 @@ is left out of the page; only `evaluate` has to have run.
 
 from pathlib import Path
 
-from ancdiff.artifacts import write_atomically, write_text
+from ancdiff.artifacts import write_text
 from ancdiff.config import StageConfig
 from ancdiff.provenance import made_by
+from ancdiff.report import compounds
 from ancdiff.report.collect import open_run
-from ancdiff.report.page import draw, render
+from ancdiff.report.page import draw, render, write_png
 
 
 def run(settings: StageConfig, *, results: Path) -> None:
@@ -19,18 +20,14 @@ def run(settings: StageConfig, *, results: Path) -> None:
     Raises:
         InputError: the run has not been evaluated.
     """
+    if any(system.compounds for system in settings.systems.values()):
+        compounds.run(settings, results=results)
+        return
     opened = open_run(settings, results)
     parents = [results / "evaluate" / name for name in ("metrics.parquet", "summary.parquet")]
     record = made_by("report", settings=settings.as_dict(), seed=None, parents=parents)
     sections = draw(opened)
     for picture in (p for section in sections for p in section.figures):
-        _write_png(results / "report" / "figures" / f"{picture.name}.png", picture.png)
+        write_png(results / "report" / "figures" / f"{picture.name}.png", picture.png)
     version = record["versions"]["ancdiff"] or ""
     write_text(results / "report.html", render(opened, sections, record=record, version=version))
-
-
-def _write_png(path: Path, png: bytes) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(png)
-
-    write_atomically(path, write)

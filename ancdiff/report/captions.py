@@ -46,6 +46,18 @@ CAPTIONS: dict[str, Caption] = {
         "directions as in the reference MD, and for bonds that do not belong.",
         "Stick drawings of superposed conformers of {system}, one panel per ensemble.",
     ),
+    "pair_distances": Caption(
+        "Distances of all pairs of particles",
+        "The shape's fingerprint, whatever its orientation and order. A model that samples well lies upon the black "
+        "line of the held-out data.",
+        "Histograms of pair distances in nm for each system, one line per ensemble.",
+    ),
+    "reverse_path": Caption(
+        "{system} ({molecule}): from noise to shape",
+        "One sample at falling noise, each panel at its own scale, and beside it one held-out conformer; near "
+        "particles are larger and darker. The whole way is reverse.dcd, a movie for PyMOL or VMD.",
+        "Scatter drawings of one conformer of {system} at falling noise, from a ball of noise to the sample.",
+    ),
     "pretraining": Caption(
         "Pretraining",
         "Denoising loss on batches of training frames (pale: each record) and on frames kept for validation. A "
@@ -55,14 +67,39 @@ CAPTIONS: dict[str, Caption] = {
     "alignment": Caption(
         "Alignment",
         "Loss of each objective, and how far the model's own energy spreads within a group of conformers; grey "
-        "lines part the rounds. A spread that keeps growing warns that samples are about to go bad.",
+        "lines part the rounds. A spread that keeps growing warns that samples are about to go bad. Dotted: the "
+        "standard error of a difference of two such energies, from the noise that estimates them; where it is as large "
+        "as the spread, a single group says little.",
         "Line plots against the step of alignment: the loss of each objective, and the spread of the model's "
-        "energy in nats.",
+        "energy in nats with the error of its differences.",
     ),
     "effective_sample_sizes": Caption(
         "Effective sample sizes",
         "How many conformers of each system's pool carry the Boltzmann weight, 1/Σw²; dashed: all of the pool. "
         "Near one, a single conformer decides.",
         "Line plot of the effective sample size of each system's pool against the round, logarithmic.",
+    ),
+    "compound_quality": Caption(
+        "Quality against network evaluations",
+        "Shares with 95 % intervals; dashed lines are what the data's own test part scores by the same rules, which a "
+        "perfect model would reach.",
+        "Stability of atoms and of compounds, validity and uniqueness against the number of network evaluations.",
+    ),
+    "compound_lengths": Caption(
+        "Bond lengths",
+        "The most frequent kinds of bond. A good model lies upon the black line of the training part; a wider peak is "
+        "noise that was left.",
+        "Histograms of bond lengths of generated compounds and of the training part, one panel for each kind of bond.",
+    ),
+    "compound_gallery": Caption(
+        "Generated compounds",
+        "The first ones, not chosen; bonds are told by distances. Atoms with a ring have another number of bonds than "
+        "their valence.",
+        "Stick drawings of generated compounds; carbon grey, nitrogen blue, oxygen red, hydrogen light.",
+    ),
+    "compound_training": Caption(
+        "Training",
+        "Loss of each step (averaged over a fiftieth of them) and of the validation part under the averaged weights.",
+        "Line plot of the training and validation loss against the step.",
     ),
 }

@@ -1,7 +1,7 @@
 """What the report shows, read from a run's folder. What is missing there is left out of the page, not an error."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,44 @@ import pandas as pd
 
 from ancdiff.artifacts import read_ensemble, read_json, read_table
 from ancdiff.config import Config, StageConfig
-from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, Layout, aligned_model, models, split_model
+from ancdiff.corridor import (
+    MD_ENSEMBLES,
+    MEAN_OVER_SYSTEMS,
+    PRETRAINED,
+    Layout,
+    aligned_model,
+    models,
+    named_seeds,
+    reweighted,
+    split_model,
+)
 from ancdiff.molecules import Ensemble
 from ancdiff.units import thermal_energy_kj_mol
 
-_OBJECTIVE_WORDS = {"eba": "EBA", "eba_dpo": "EBA-DPO", "none": "control"}
-_MD_WORDS = {"training": "training MD", "reference": "reference MD", PRETRAINED: "pretrained"}
+_OBJECTIVE_WORDS = {
+    "eba": "EBA",
+    "eba_reference": "EBA to reference model",
+    "eba_dpo": "EBA-DPO",
+    "dpo": "Diffusion-DPO",
+    "none": "control",
+}
+_MD_WORDS = {"training": "training MD", "reference": "reference MD"}
+_COLUMN_ENDS = {"_low": "low", "_high": "high", "_floor": "floor"}
 
 
 def words(ensemble: str) -> str:
-    """An ensemble in plain words: ``eba_round2`` → “EBA, round 2”."""
+    """An ensemble in plain words, without its seed: ``eba_round2_seed7`` → “EBA, round 2”."""
     if ensemble in _MD_WORDS:
         return _MD_WORDS[ensemble]
-    objective, round_number = split_model(ensemble)
-    return f"{_OBJECTIVE_WORDS[objective]}, round {round_number}"
+    name = split_model(ensemble)
+    model = "pretrained" if name.round_number == 0 else f"{_OBJECTIVE_WORDS[name.line]}, round {name.round_number}"
+    return f"{model}, reweighted" if name.reweighted else model
+
+
+def words_with_seed(ensemble: str) -> str:
+    """An ensemble in plain words, with its seed where the run has several: “EBA, round 2, seed 7”."""
+    seed = None if ensemble in _MD_WORDS else split_model(ensemble).seed
+    return words(ensemble) if seed is None else f"{words(ensemble)}, seed {seed}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +60,7 @@ class Run:
     metrics: pd.DataFrame
     summary: pd.DataFrame
     record: dict[str, Any]
+    over_seeds: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def layout(self) -> Layout:
@@ -52,7 +77,7 @@ class Run:
 
     @property
     def objectives(self) -> list[str]:
-        return list(self.settings.align.objectives)
+        return list(self.settings.align.objectives) if self.rounds else []
 
     @property
     def rounds(self) -> int:
@@ -60,13 +85,35 @@ class Run:
 
     @property
     def models(self) -> list[str]:
-        return models(Config(align=self.settings.align))
+        return models(self._names)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.settings.run.seeds
+
+    @property
+    def named_seeds(self) -> tuple[int | None, ...]:
+        """The seeds as they stand in models' names; the first is the one that figures show."""
+        return named_seeds(self._names)
+
+    @property
+    def _names(self) -> Config:
+        return Config(run=self.settings.run, align=self.settings.align)
+
+    def model(self, objective: str, round_number: int) -> str:
+        """The shown model of an objective after a round: that of the first seed."""
+        return aligned_model(objective, round_number, self.named_seeds[0])
+
+    @property
+    def pretrained(self) -> str:
+        """The shown pretrained model: that of the first seed."""
+        return self.model(PRETRAINED, 0)
 
     @property
     def shown(self) -> list[str]:
         """The ensembles of maps and pictures: training MD, pretrained, the last round of each objective, reference."""
-        last = [aligned_model(objective, self.rounds) for objective in self.objectives]
-        return ["training", PRETRAINED, *last, "reference"]
+        last = [self.model(objective, self.rounds) for objective in self.objectives]
+        return ["training", self.pretrained, *last, "reference"]
 
     @property
     def evaluated_with(self) -> dict[str, Any]:
@@ -91,9 +138,36 @@ class Run:
         return values[np.isfinite(values)] / self.thermal_energy_kj_mol
 
     def average(self, ensemble: str, column: str) -> float:
-        """A number of the summary, averaged over systems; NaN where there is none."""
+        """A number of the summary, averaged over systems; NaN where there is none.
+
+        A model's name without a seed stands for all seeds where the run has several: the mean over them, with their
+        interval and floor.
+        """
+        if len(self.seeds) > 1 and ensemble not in MD_ENSEMBLES and split_model(ensemble).seed is None:
+            return self.over(ensemble, MEAN_OVER_SYSTEMS, column)
         column_of = self.summary[column]
         return float(column_of.to_numpy()[column_of.index == ensemble][0]) if ensemble in column_of.index else np.nan
+
+    def over(self, model: str, system: str, column: str) -> float:
+        """As `average`, of a model without its seed and of one system: over seeds."""
+        metric, wanted = column, "mean"
+        for end, name in _COLUMN_ENDS.items():
+            if column.endswith(end):
+                metric, wanted = column.removesuffix(end), name
+        table = self.over_seeds
+        if table.empty:
+            return np.nan
+        rows = table[(table["model"] == model) & (table["system"] == system) & (table["metric"] == metric)]
+        return float(rows[wanted].iloc[0]) if len(rows) else np.nan
+
+    def with_reweighted(self, names: Iterable[str]) -> list[str]:
+        """The ensembles, each followed by itself reweighted where the tables have it."""
+        known = set(self.metrics["ensemble"])
+        out = []
+        for name in names:
+            weighted = "" if name in MD_ENSEMBLES else reweighted(name)
+            out += [name, weighted] if weighted in known else [name]
+        return out
 
     def select(self, metric: str, **where: str) -> pd.DataFrame:
         """Rows of a metric, by other columns; residue and basin are empty unless given."""
@@ -128,6 +202,7 @@ def open_run(settings: StageConfig, results: Path) -> Run:
         metrics=read_table(folder / "metrics.parquet"),
         summary=read_table(folder / "summary.parquet").set_index("ensemble"),
         record=read_json(folder / "metrics.json"),
+        over_seeds=read_table(folder / "seeds.parquet"),
     )
 
 
@@ -140,17 +215,16 @@ def training_curve(run: Run, model: str) -> pd.DataFrame | None:
 def pool_weights(run: Run) -> pd.DataFrame:
     """One row per aligned model and system: effective sample size, conformers and temperature of its pool."""
     rows = []
-    for model in run.models[1:]:
-        path = run.layout.model(model).parent / "weights.parquet"
-        if not path.is_file():
+    for model in run.models:
+        name, path = split_model(model), run.layout.model(model).parent / "weights.parquet"
+        if name.round_number == 0 or not path.is_file():
             continue
-        objective, round_number = split_model(model)
         for system, pool in read_table(path).groupby("system", sort=False):
             rows.append(
                 {
                     "model": model,
-                    "objective": objective,
-                    "round": round_number,
+                    "objective": name.line,
+                    "round": name.round_number,
                     "system": system,
                     "ess": float(pool["ess"].iloc[0]),
                     "conformers": len(pool),
@@ -182,7 +256,7 @@ def records(run: Run) -> list[dict[str, Any]]:
         path = run.layout.model(model).with_suffix(".json")
         if path.is_file():
             content = read_json(path)
-            found.append({"artifact": words(model), **content.get("made_by", content)})
+            found.append({"artifact": words_with_seed(model), **content.get("made_by", content)})
     return [*found, {"artifact": "metrics", **run.record}]
 
 

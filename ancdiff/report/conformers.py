@@ -9,6 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from ancdiff.molecules import Molecule
+from ancdiff.origins import is_particles
 from ancdiff.report.collect import Run, available, evenly, words
 from ancdiff.report.figures import PAGE_INCHES
 from ancdiff.report.style import ELEMENT_COLOURS, OTHER_ELEMENT
@@ -45,6 +46,8 @@ def laid_upon(
 
 def pictured(run: Run, system: str) -> dict[str, Float[np.ndarray, "conformers atoms 3"]]:
     """Some conformers of each shown ensemble, superposed and turned so that they lie flat in the plane of x and y."""
+    if is_particles(run.settings.systems[system]):
+        return {}  # no bonds to draw, no order to lay upon each other (`ancdiff.report.particles`)
     names = available(run, system, run.shown)
     chosen = {}
     for name in names:

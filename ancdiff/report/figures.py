@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 from ancdiff.basins import BASINS, ramachandran
-from ancdiff.corridor import aligned_model
+from ancdiff.corridor import PRETRAINED, aligned_model
 from ancdiff.report.collect import Run, available, pool_weights, training_curve, words
 from ancdiff.report.style import FLOOR_COLOUR, look, objective_look
 
@@ -128,7 +128,11 @@ def _per_round(panel: Axes, run: Run, table: pd.DataFrame) -> None:
     if len(floors):
         panel.axhline(floors.mean(), color=FLOOR_COLOUR, linestyle=(0, (5, 3)), linewidth=1.2, label="floor")
     for k, objective in enumerate(run.objectives):
-        names = [aligned_model(objective, r) for r in range(run.rounds + 1)]
+        for seed in run.named_seeds[1:]:
+            others = [aligned_model(objective, r, seed) for r in range(run.rounds + 1)]
+            colour = objective_look(objective).colour
+            panel.plot(table.reindex(others)["value"].to_numpy(), color=colour, alpha=0.6, linewidth=0.6)
+        names = [run.model(objective, r) for r in range(run.rounds + 1)]
         apart = 0.06 * (k - (len(run.objectives) - 1) / 2)  # so that bars do not hide each other
         _bars(
             panel, np.arange(len(names)) + apart, table.reindex(names), objective_look(objective), _objective(objective)
@@ -149,6 +153,7 @@ def _bars(panel: Axes, x: np.ndarray, table: pd.DataFrame, style: Any, label: st
 def basin_free_energies(run: Run) -> Figure | None:
     """Free energy of every basin of every residue in the shown ensembles, with intervals."""
     rows = run.select("free_energy_kt", residue="*", basin="*")
+    rows = rows[rows["residue"] != ""]  # wells of particles are no Ramachandran basins
     rows = rows[rows["system"].isin(run.pictured_systems) & rows["ensemble"].isin(run.shown)]
     panels = list(rows.groupby(["system", "residue"], sort=False))[:_MOST_BASIN_PANELS]
     if not panels:
@@ -213,12 +218,16 @@ def _histograms(panel: Axes, of_system: dict[str, np.ndarray]) -> None:
 
 def pretraining_curve(run: Run) -> Figure | None:
     """Loss and validation loss of pretraining."""
-    curve = training_curve(run, "pretrain")
+    curve = training_curve(run, run.pretrained)
     if curve is None:
         return None
     figure = Figure(figsize=(PAGE_INCHES * 0.6, 2.7), layout="constrained")
     panel = figure.subplots()
-    style = look("pretrain")
+    style = look(run.pretrained)
+    for seed in run.named_seeds[1:]:
+        other = training_curve(run, aligned_model(PRETRAINED, 0, seed))
+        if other is not None:
+            panel.plot(other["step"], smooth(other["loss"]), color=style.colour, alpha=0.6, linewidth=0.6)
     panel.plot(curve["step"], curve["loss"], color=style.colour, alpha=0.35, linewidth=0.8)
     panel.plot(curve["step"], smooth(curve["loss"]), color=style.colour, label="training (running mean)")
     validated = curve.dropna(subset=["validation_loss"])
@@ -234,17 +243,23 @@ def pretraining_curve(run: Run) -> Figure | None:
 
 def alignment_curves(run: Run) -> Figure | None:
     """Loss of each objective and the spread of the model's own energy, the rounds one after the other."""
-    curves = {objective: _rounds(run, objective) for objective in run.objectives}
+    shown, *others = run.named_seeds
+    curves = {objective: _rounds(run, objective, shown) for objective in run.objectives}
     curves = {objective: parts for objective, parts in curves.items() if parts}
     if not curves:
         return None
     figure, axes = grid(len(curves) + 1, columns=3, height=2.5)
     for panel, (objective, parts) in zip(axes, curves.items(), strict=False):
+        for seed in others:
+            _thin(panel, objective, _rounds(run, objective, seed), "loss")
         _one_after_the_other(panel, objective, parts, "loss")
         panel.set(title=_objective(objective), ylabel="loss")
     for objective, parts in curves.items():
         if any(part["model_energy_spread"].notna().any() for part in parts):  # the control has no groups
+            for seed in others:
+                _thin(axes[-1], objective, _rounds(run, objective, seed), "model_energy_spread")
             _one_after_the_other(axes[-1], objective, parts, "model_energy_spread")
+            _errors_of_differences(axes[-1], objective, parts)
     if axes[-1].get_legend_handles_labels()[0]:
         axes[-1].legend()
     axes[-1].set(title="spread of the model's energy", ylabel="spread in a group (nats)", ylim=(0, None))
@@ -252,12 +267,12 @@ def alignment_curves(run: Run) -> Figure | None:
     return figure
 
 
-def _rounds(run: Run, objective: str) -> list[pd.DataFrame]:
-    """Curves of an objective's rounds, with the steps of all rounds counted in ``total``."""
+def _rounds(run: Run, objective: str, seed: int | None) -> list[pd.DataFrame]:
+    """Curves of an objective's rounds of one seed, with the steps of all rounds counted in ``total``."""
     parts: list[pd.DataFrame] = []
     start = 0
     for r in range(1, run.rounds + 1):
-        part = training_curve(run, aligned_model(objective, r))
+        part = training_curve(run, aligned_model(objective, r, seed))
         if part is not None and len(part):
             parts.append(part.assign(total=part["step"] + start))
             start += int(part["step"].max()) + 1
@@ -274,10 +289,29 @@ def _one_after_the_other(panel: Axes, objective: str, parts: list[pd.DataFrame],
         panel.plot(part["total"], smooth(part[column]), color=style.colour, linestyle=style.line, label=label)
 
 
+def _thin(panel: Axes, objective: str, parts: list[pd.DataFrame], column: str) -> None:
+    """Another seed's curves, smoothed."""
+    for part in parts:
+        colour = objective_look(objective).colour
+        panel.plot(part["total"], smooth(part[column]), color=colour, alpha=0.6, linewidth=0.6)
+
+
+def _errors_of_differences(panel: Axes, objective: str, parts: list[pd.DataFrame]) -> None:
+    """Standard error of the group's energy differences, where it was kept: thin and dotted."""
+    for k, part in enumerate(parts):
+        if "model_energy_error" in part and part["model_energy_error"].notna().any():
+            label = f"{_objective(objective)}: error of a difference" if k == 0 else None
+            colour = objective_look(objective).colour
+            values = smooth(part["model_energy_error"])
+            panel.plot(part["total"], values, color=colour, linestyle=":", linewidth=1.0, label=label)
+
+
 def effective_sample_sizes(run: Run) -> Figure | None:
     """Effective sample size of each system's pool, per round of alignment."""
     pools = pool_weights(run)
+    shown = [run.model(objective, r) for objective in run.objectives for r in range(1, run.rounds + 1)]
     pools = pools[(pools["objective"] != "none") & pools["system"].isin(run.pictured_systems)]
+    pools = pools[pools["model"].isin(shown)]
     if pools.empty:
         return None
     objectives = list(dict.fromkeys(pools["objective"]))

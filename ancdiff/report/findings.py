@@ -1,15 +1,18 @@
 """What the run shows, in sentences made from its numbers; and what a reader should be careful about."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ancdiff.corridor import PRETRAINED, aligned_model
-from ancdiff.report.collect import Run, pool_weights, words
+from ancdiff.corridor import PRETRAINED, aligned_model, split_model
+from ancdiff.report import particles
+from ancdiff.report.collect import Run, pool_weights, records, words, words_with_seed
 
 _FEW_EFFECTIVE = 10.0
 _WORRYING_RISE_KT = 2.0
+_MOST_OF_A_KIND = 5
 _SOLVENT_WORDS = {"obc2": "OBC2 implicit solvent", "gbn2": "GBn2 implicit solvent", "vacuum": "vacuum"}
 
 
@@ -21,18 +24,29 @@ def tiles(run: Run) -> list[dict[str, str]]:
         after = run.average(aligned_model(objective, run.rounds), "free_energy_error_kt")
         if np.isfinite(before) and np.isfinite(after):
             name = words(aligned_model(objective, run.rounds))
-            out.append({"value": f"{before:.2f} → {after:.2f} kT", "words": f"free-energy error, pretrained → {name}"})
+            said = f"free-energy error, pretrained → {name}{_mean_words(run)}"
+            out.append({"value": f"{before:.2f} → {after:.2f} kT", "words": said})
     ratios = _ratios_to_floor(run)
     if ratios:
         mean = float(np.mean(list(ratios.values())))
         out.append({"value": f"{mean:.1f} × floor", "words": "divergence of the pretrained model from its training MD"})
     worst = _worst(run, "stereocentres_right", np.min)
     if worst is not None:
-        out.append({"value": f"{100 * worst[1]:.2f} %", "words": f"stereocentres right, at worst ({words(worst[0])})"})
+        out.append(
+            {
+                "value": f"{100 * worst[1]:.2f} %",
+                "words": f"stereocentres right, at worst ({words_with_seed(worst[0])})",
+            }
+        )
     worst = _worst(run, "bond_rms_error_nm", np.max)
     if worst is not None:
-        out.append({"value": f"{1000 * worst[1]:.2f} pm", "words": f"bond-length error, at worst ({words(worst[0])})"})
-    return out
+        out.append(
+            {
+                "value": f"{1000 * worst[1]:.2f} pm",
+                "words": f"bond-length error, at worst ({words_with_seed(worst[0])})",
+            }
+        )
+    return out + particles.tiles(run)
 
 
 def findings(run: Run) -> list[str]:
@@ -41,9 +55,9 @@ def findings(run: Run) -> list[str]:
     training = run.average("training", "free_energy_error_kt")
     before = run.average(PRETRAINED, "free_energy_error_kt")
     floor = run.average(PRETRAINED, "free_energy_error_kt_floor")
-    if np.isfinite(before):
+    if np.isfinite(before) and len(particles.names(run)) < len(run.pictured_systems):
         text = f"The training MD has its basin populations wrong by {training:.2f} kT on average, the pretrained "
-        text += f"model, which learned them, by {before:.2f} kT"
+        text += f"model, which learned them, by {before:.2f} kT{_mean_words(run)}"
         text += f"; the reference knows them to {floor:.2f} kT itself (floor)." if np.isfinite(floor) else "."
         out.append(text)
         out += [s for s in (_alignment(run, objective, before) for objective in run.objectives) if s]
@@ -56,7 +70,7 @@ def findings(run: Run) -> list[str]:
             "half of that MD from the other, at the same number of conformers "
             f"(at most {ratios[worst]:.1f} times: {worst})."
         )
-    return out
+    return out + particles.findings(run)
 
 
 def _alignment(run: Run, objective: str, before: float) -> str:
@@ -64,7 +78,8 @@ def _alignment(run: Run, objective: str, before: float) -> str:
     after, low, high = (run.average(model, f"free_energy_error_kt{end}") for end in ("", "_low", "_high"))
     if not np.isfinite(after):
         return ""
-    between = f" (95 % interval {low:.2f} to {high:.2f})" if np.isfinite(low) else ""
+    over = f" over {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
+    between = f" (95 % interval{over} {low:.2f} to {high:.2f})" if np.isfinite(low) else ""
     share = f"{100 * after / before:.0f} % of the pretrained model's" if before > 0 else ""
     if objective == "none":
         return f"The control, trained for as many steps without energies, ends at {after:.2f} kT{between}, {share}."
@@ -89,27 +104,33 @@ def _beside(run: Run, model: str) -> str:
 
 def cautions(run: Run) -> list[str]:
     """What went wrong or is weak in this run; empty where nothing is."""
-    out = []
     lost = run.metrics[(run.metrics["metric"] == "conformers_finite") & (run.metrics["value"] < 1)]
-    for row in _rows(lost):
-        whose = f"{_percent(1 - row.value)} of the conformers of {words(row.ensemble)}, {row.system},"
-        out.append(f"{whose} have coordinates that are not numbers; they are left out of every other metric.")
+    said = []
+    for row in _rows(lost.sort_values("value", kind="stable")):
+        whose = f"{_percent(1 - row.value)} of the conformers of {words_with_seed(row.ensemble)}, {row.system},"
+        said.append(f"{whose} have coordinates that are not numbers; they are left out of every other metric.")
+    out = _first(said)
+    out += _refused(run)
     failed = run.metrics[(run.metrics["metric"] == "energy_failed") & (run.metrics["value"] > 0.01)]
-    for row in _rows(failed):
-        whose = f"{_percent(row.value)} of the conformers of {words(row.ensemble)}, {row.system},"
-        out.append(f"{whose} got no energy (reasons: score/{row.ensemble}/{row.system}.parquet).")
-    if run.select("free_energy_error_kt", against="reference").empty:
+    said = []
+    for row in _rows(failed.sort_values("value", ascending=False, kind="stable")):
+        whose = f"{_percent(row.value)} of the conformers of {words_with_seed(row.ensemble)}, {row.system},"
+        said.append(f"{whose} got no energy (reasons: score/{row.ensemble}/{row.system}.parquet).")
+    out += _first(said)
+    with_reference = run.select("free_energy_error_kt", against="reference")
+    if with_reference.empty and not particles.names(run):
         out.append(
             "There is no reference MD: models are compared with their training MD only, and whether alignment made the "
             "populations better cannot be told."
         )
-    for objective in run.objectives:
-        model = aligned_model(objective, run.rounds)
-        rise = run.average(model, "median_energy_kt") - run.average(PRETRAINED, "median_energy_kt")
+    for objective, seed in product(run.objectives, run.named_seeds):
+        model = aligned_model(objective, run.rounds, seed)
+        before = aligned_model(objective, 0, seed)
+        rise = run.average(model, "median_energy_kt") - run.average(before, "median_energy_kt")
         if rise > _WORRYING_RISE_KT:
             out.append(
-                f"The model {words(model)} has a median energy {rise:.1f} kT above the pretrained model's: its "
-                "conformers are more strained, whatever its populations say. Look at the bond lengths and at the "
+                f"The model {words_with_seed(model)} has a median energy {rise:.1f} kT above the pretrained model's: "
+                "its conformers are more strained, whatever its populations say. Look at the bond lengths and at the "
                 "energy histograms."
             )
     pools = pool_weights(run)
@@ -118,21 +139,53 @@ def cautions(run: Run) -> list[str]:
         few = _rows(pools.sort_values("ess"))[0]
         out.append(
             f"The weights of some pools rest on few conformers: {few.ess:.1f} effective of {few.conformers:,} of "
-            f"{few.system} in round {few.round}. More samples, or a target effective sample size (align.temper), help."
+            f"{few.system} in {_round_words(few.model)}. More samples, or a target effective sample size "
+            "(align.temper), help."
         )
-    hot = pools[pools["temperature_kelvin"] > _temperature(run) + 0.5]
+    said = [
+        f"{system} was left out of the round that made {record['artifact']}: {why}."
+        for record in records(run)
+        for system, why in record.get("left_out", {}).items()
+    ]
+    out += _first(said)
+    hot = pools[pools["temperature_kelvin"] > _temperature(run) + 0.5].sort_values(
+        "temperature_kelvin", ascending=False, kind="stable"
+    )
+    said = []
     for row in _rows(hot):
-        out.append(f"The weights of {row.system} in round {row.round} were tempered to {row.temperature_kelvin:.0f} K.")
+        said.append(
+            f"The weights of {row.system} in {_round_words(row.model)} were tempered to {row.temperature_kelvin:.0f} K."
+        )
+    return out + _first(said)
+
+
+_REFUSED_WORDS = {
+    "heavy_tail": "a few of its samples carry the weight (Pareto k {k:.2f})",
+    "few_conformers": "too few of its samples have an energy",
+}
+
+
+def _refused(run: Run) -> list[str]:
+    """Reweighted ensembles of which nothing is claimed, and why."""
+    rows = run.select("pareto_k")
+    out = []
+    for row in _rows(rows[rows["status"] != "ok"]) if "status" in rows else []:
+        why = _REFUSED_WORDS[row.status].format(k=row.value)
+        name = words_with_seed(row.ensemble)
+        out.append(f"Nothing is claimed of {name}, {row.system}: {why}. Its numbers are left empty.")
     return out
 
 
 def story(run: Run) -> str:
     """What was done, in two sentences."""
     forcefield = run.evaluated_with["forcefield"]
+    if len(particles.names(run)) == len(run.pictured_systems):
+        return particles.story(run)
     objectives = " and ".join(words(aligned_model(o, 1)).split(",")[0] for o in run.objectives)
     rounds = f"{run.rounds} round{'s' if run.rounds > 1 else ''}"
     return (
-        "One equivariant diffusion model was pretrained on the training MD of all training systems and sampled; its "
+        f"One equivariant diffusion model{f' for each of {len(run.seeds)} seeds' if len(run.seeds) > 1 else ''} was "
+        "pretrained on the training MD of all training systems and sampled; its "
         f"samples were relaxed and scored with {forcefield['protein']} in {_SOLVENT_WORDS[forcefield['solvent']]} at "
         f"{forcefield['temperature_kelvin']:g} K, and the model was aligned with these energies in {rounds} "
         f"(objectives: {objectives}). Every model is compared with reference MD, which no model has seen."
@@ -167,10 +220,11 @@ def _temperature(run: Run) -> float:
 
 def _ratios_to_floor(run: Run) -> dict[str, float]:
     """Divergence of the pretrained model from its training MD over the floor, of each training system."""
-    rows = run.select("ramachandran_jsd", ensemble=PRETRAINED, against="training")
+    rows = run.select("ramachandran_jsd", against="training")
+    rows = rows[rows["ensemble"].isin([aligned_model(PRETRAINED, 0, seed) for seed in run.named_seeds])]
     trained = [s for s, settings in run.settings.systems.items() if settings.split == "train"]
     rows = rows[rows["system"].isin(trained) & (rows["floor"] > 0)]
-    return {row.system: float(row.value / row.floor) for row in _rows(rows)}
+    return {str(system): float((of["value"] / of["floor"]).mean()) for system, of in rows.groupby("system", sort=False)}
 
 
 def _worst(run: Run, column: str, pick: Any) -> tuple[str, float] | None:
@@ -180,6 +234,22 @@ def _worst(run: Run, column: str, pick: Any) -> tuple[str, float] | None:
         return None
     worst = float(pick(values))
     return str(values.index[int(np.argmax(values.to_numpy() == worst))]), worst
+
+
+def _first(said: list[str]) -> list[str]:
+    """The first sentences of one kind, and how many more there are."""
+    left = len(said) - _MOST_OF_A_KIND
+    return said if left <= 1 else [*said[:_MOST_OF_A_KIND], f"… and {left} more like the last."]
+
+
+def _mean_words(run: Run) -> str:
+    return f" (mean of {len(run.seeds)} seeds)" if len(run.seeds) > 1 else ""
+
+
+def _round_words(model: str) -> str:
+    """“round 2”, or “round 2 of seed 7” in a run with several seeds."""
+    name = split_model(model)
+    return f"round {name.round_number}" + ("" if name.seed is None else f" of seed {name.seed}")
 
 
 def _rows(table: pd.DataFrame) -> list[Any]:

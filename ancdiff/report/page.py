@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ancdiff.artifacts import write_atomically
 from ancdiff.config import RunSettings
-from ancdiff.report import conformers, figures, findings, tables
+from ancdiff.origins import describe
+from ancdiff.report import conformers, figures, findings, particles, tables
 from ancdiff.report.captions import CAPTIONS
 from ancdiff.report.collect import Run, records, stage_times
 from ancdiff.report.style import ELEMENT_COLOURS, house_style
@@ -21,6 +23,7 @@ from ancdiff.report.style import ELEMENT_COLOURS, house_style
 _FOLDER = Path(__file__).parent
 _SCREEN_DPI, _FILE_DPI = 150, 220
 _WIDE_INCHES = 5.5
+_FIGURES_OF_ALL_SEEDS = ("free_energy_per_round", "pretraining", "alignment")
 _MAP_WORDS = (
     "Each panel is −ln of the density of (φ, ψ), in kT from its deepest point. Dashed lines are the borders of the "
     "basins that are counted. A model has fewer conformers than the MD, so that its rare regions are ragged or empty."
@@ -77,11 +80,33 @@ def picture(name: str, figure: Figure | None, **words: str) -> list[Picture]:
     ]
 
 
+def write_png(path: Path, png: bytes) -> None:
+    """Write a figure atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(png)
+
+    write_atomically(path, write)
+
+
 def draw(run: Run) -> list[Section]:
     """All sections with figures; those that would be empty are left out."""
     with house_style():
         drawn = list(_sections(run))
-    return [section for section in drawn if section.figures]
+    return [_with_seed_words(run, section) for section in drawn if section.figures]
+
+
+def _with_seed_words(run: Run, section: Section) -> Section:
+    """Captions that say which seed a figure shows, in a run with several."""
+    if len(run.seeds) < 2:
+        return section
+    said = f" Shown is seed {run.seeds[0]}, the first of {len(run.seeds)}"
+    thin = "; thin lines are the other seeds."
+    figures = [
+        replace(p, caption=p.caption + said + (thin if p.name in _FIGURES_OF_ALL_SEEDS else "."))
+        for p in section.figures
+    ]
+    return replace(section, figures=figures)
 
 
 def _sections(run: Run) -> Iterator[Section]:
@@ -90,6 +115,8 @@ def _sections(run: Run) -> Iterator[Section]:
     yield Section("populations", "Populations", "Do the basins fill as they should?", populations)
     yield Section("maps", "Ramachandran maps", _MAP_WORDS, _each(run, "ramachandran", figures.ramachandran_maps))
     yield Section("energies", "Energies", "", picture("energies", figures.energy_histograms(run)))
+    shapes = picture("pair_distances", particles.pair_distances(run))
+    yield Section("shapes", "Shapes", "", shapes + _each(run, "reverse_path", particles.reverse_path))
     drawn = (
         f"{run.settings.report.pictured_conformers} conformers of each ensemble, evenly spaced, laid upon one backbone."
     )
@@ -105,7 +132,7 @@ def _each(run: Run, name: str, figure: Callable[[Run, str], Figure | None]) -> l
     drawn = []
     for system in run.pictured_systems:
         settings = run.settings.systems[system]
-        drawn += picture(name, figure(run, system), system=system, molecule=settings.sequence or settings.topology)
+        drawn += picture(name, figure(run, system), system=system, molecule=describe(settings))
     return drawn
 
 
@@ -119,17 +146,20 @@ def render(run: Run, sections: list[Section], *, record: dict[str, Any], version
         lstrip_blocks=True,
     )
     view = conformers.view_data(run)
-    contents = [("short", "In short"), ("run", "What was run"), ("table", "Table"), ("systems", "By system")]
+    seeds = tables.over_seeds(run)
+    contents = [] if seeds is None else [("seeds", "Over seeds")]
+    contents += [("short", "In short"), ("run", "What was run"), ("table", "Table"), ("systems", "By system")]
     contents += [(s.id, s.title) for s in sections]
     contents += [("times", "Times"), ("made", "What made it"), ("rerun", "Run it again"), ("cite", "Cite")]
     return environment.get_template("report.html.j2").render(
         title=run.settings.report.title,
         run_name=run.settings.run.name,
-        seed=run.settings.run.seed,
+        seeds=run.seeds,
+        over_seeds=seeds,
         n_systems=len(run.systems),
         version=version,
-        css=_own_file("report.css"),
-        script=_own_file("viewer.js"),
+        css=own_file("report.css"),
+        script=own_file("viewer.js"),
         contents=contents,
         tiles=findings.tiles(run),
         findings=findings.findings(run),
@@ -150,7 +180,7 @@ def render(run: Run, sections: list[Section], *, record: dict[str, Any], version
     )
 
 
-def _own_file(name: str) -> Markup:
+def own_file(name: str) -> Markup:
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 

@@ -24,7 +24,9 @@ _LOOKS = {
     "reference": Look("#000000", "D", "-"),
     PRETRAINED: Look("#56B4E9", "v", "-"),
     "eba": Look("#0072B2", "o", "-"),
+    "eba_reference": Look("#D55E00", "P", "-"),
     "eba_dpo": Look("#009E73", "^", "-."),
+    "dpo": Look("#999999", "<", "-."),
     "none": Look("#CC79A7", "X", "--"),
 }
 ELEMENT_COLOURS = {"C": "#4d4d4d", "N": "#0072B2", "O": "#D55E00", "S": "#E69F00", "H": "#bbbbbb"}
@@ -53,10 +55,10 @@ _RC: dict[Any, Any] = {
 
 
 def look(ensemble: str) -> Look:
-    """The look of an ensemble; all rounds of an objective share theirs."""
+    """The look of an ensemble; all rounds and seeds of an objective share theirs."""
     if ensemble in _LOOKS:
         return _LOOKS[ensemble]
-    return _LOOKS[split_model(ensemble)[0]]
+    return _LOOKS[split_model(ensemble).line]
 
 
 def objective_look(objective: str) -> Look:

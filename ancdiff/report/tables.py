@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED
-from ancdiff.report.collect import Run, is_md, words
+from ancdiff.corridor import MD_ENSEMBLES, MEAN_OVER_SYSTEMS, PRETRAINED, without_seed
+from ancdiff.origins import describe
+from ancdiff.report.collect import Run, is_md, words, words_with_seed
 from ancdiff.report.style import look
 
 
@@ -66,10 +67,48 @@ COLUMNS = (
         "Wasserstein-1 distance between the two distributions of energies.",
     ),
 )  # fmt: skip
+PARTICLE_COLUMNS = (
+    Column(
+        "chamfer_nm", "chamfer_nm", "reference", "Chamfer distance", "pm, to nearest",
+        "Mean distance of a point to the nearest point of the nearest held-out cloud, after superposition.", "{:.1f}",
+        1000.0,
+    ),
+    Column(
+        "shape_rmsd_nm", "shape_rmsd_nm", "reference", "RMSD of shapes", "pm, to nearest",
+        "RMSD to the nearest held-out cloud after the best rotation and permutation.", "{:.1f}", 1000.0,
+    ),
+    Column(
+        "pair_distance_w1_nm", "pair_distance_w1_nm", "reference", "Pair distances", "pm, to reference",
+        "Wasserstein-1 distance between the distributions of the distances of all pairs of particles.", "{:.2f}",
+        1000.0,
+    ),
+    Column(
+        "population_distance", "population_distance", "reference", "Populations", "%, to reference",
+        "Half the sum of the differences of the wells' populations.", "{:.2f}", 100.0,
+    ),
+    Column(
+        "population_distance_exact", "population_distance", "exact", "Populations", "%, to exact",
+        "The same against quadrature, where there is one (the floor: as many exact draws).", "{:.2f}", 100.0,
+    ),
+    Column(
+        "equivariance_error_float32", "equivariance_error_float32", "", "Equivariance error", "float32",
+        "Largest relative error of the model's output over random turns, shifts and permutations of its input.",
+        "{:.1e}",
+    ),
+    Column(
+        "equivariance_error_float64", "equivariance_error_float64", "", "Equivariance error", "float64",
+        "The same in double precision.", "{:.1e}",
+    ),
+)  # fmt: skip
 MORE_COLUMNS = (
     Column("energy_failed", "energy_failed", "", "Failed energies", "%", "", "{:.2f}", 100.0),
     Column("rmsf_error_nm", "rmsf_error_nm", "reference", "RMSF error", "pm, to reference", "", "{:.1f}", 1000.0),
     Column("pair_rmsd_nm", "pair_rmsd_nm", "", "Pairwise RMSD", "nm", "", "{:.3f}"),
+)
+# Shown where a run has reweighted ensembles.
+WEIGHT_COLUMNS = (
+    Column("effective_share", "effective_share", "", "Effective samples", "% of the samples", "", "{:.1f}", 100.0),
+    Column("pareto_k", "pareto_k", "", "Pareto k", "tail of the weights", "", "{:.2f}"),
 )
 
 
@@ -91,26 +130,52 @@ def span(low: float, high: float, column: Column) -> str:
 
 def headline(run: Run) -> dict[str, Any]:
     """One row per ensemble averaged over systems, the floor last."""
-    order = ["training", *run.models, "reference"]
-    rows = [_row(name, [_summary_cell(run, name, c) for c in COLUMNS]) for name in order if name in run.summary.index]
+    order = ["training", *run.with_reweighted(run.models), "reference"]
+    columns = _measured(run, (*COLUMNS, *PARTICLE_COLUMNS))
+    rows = [
+        _row(name, [_summary_cell(run, name, c) for c in columns]) | {"name": words_with_seed(name)}
+        for name in order
+        if name in run.summary.index
+    ]
     # All models have as many conformers, so that the pretrained one's floor is theirs too.
-    cells = [{"text": number(run.average(PRETRAINED, f"{c.key}_floor"), c), "small": ""} for c in COLUMNS]
-    return {"columns": COLUMNS, "rows": [*rows, {"name": "floor", "kind": "floor", "colour": "", "cells": cells}]}
+    cells = [{"text": number(run.average(PRETRAINED, f"{c.key}_floor"), c), "small": ""} for c in columns]
+    return {"columns": columns, "rows": [*rows, {"name": "floor", "kind": "floor", "colour": "", "cells": cells}]}
+
+
+def over_seeds(run: Run) -> dict[str, Any] | None:
+    """Mean and interval over seeds of every model: averaged over systems, then of each; None in a run with one seed."""
+    if len(run.seeds) < 2:
+        return None
+    columns = _measured(run, (*COLUMNS, *PARTICLE_COLUMNS))
+    lines = list(dict.fromkeys(without_seed(model) for model in run.with_reweighted(run.models)))
+    groups = []
+    for system in (MEAN_OVER_SYSTEMS, *run.pictured_systems):
+        rows = [_row(name, [_seeds_cell(run, name, system, c) for c in columns]) for name in lines]
+        cells = [{"text": number(run.over(PRETRAINED, system, f"{c.key}_floor"), c), "small": ""} for c in columns]
+        rows.append({"name": "floor", "kind": "floor", "colour": "", "cells": cells})
+        groups.append({"name": system, "rows": rows})
+    return {"columns": columns, "mean": groups[0], "groups": groups[1:]}
 
 
 def per_system(run: Run) -> dict[str, Any]:
     """The shown ensembles of each system."""
-    columns = (*COLUMNS, *MORE_COLUMNS)
+    columns = _measured(run, (*COLUMNS, *MORE_COLUMNS, *WEIGHT_COLUMNS, *PARTICLE_COLUMNS))
     tables = {(c.metric, c.against): _by_system(run, c) for c in columns}
     groups = []
     for system in run.pictured_systems:
         settings, rows = run.settings.systems[system], []
-        for name in run.shown:
+        for name in run.with_reweighted(run.shown):
             cells = [_metric_cell(tables[c.metric, c.against].get((system, name)), c) for c in columns]
             rows.append(_row(name, cells))
         held_out = ", never seen in training" if settings.split == "test" else ""
-        groups.append({"name": f"{system} ({settings.sequence or settings.topology}{held_out})", "rows": rows})
+        groups.append({"name": f"{system} ({describe(settings)}{held_out})", "rows": rows})
     return {"columns": columns, "groups": groups}
+
+
+def _measured(run: Run, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The columns that have a number in this run: peptides and particles are measured by different ones."""
+    measured = set(zip(run.metrics["metric"], run.metrics["against"], strict=True))
+    return tuple(c for c in columns if (c.metric, c.against) in measured)
 
 
 def _by_system(run: Run, column: Column) -> dict[tuple[str, str], Any]:
@@ -128,6 +193,11 @@ def _summary_cell(run: Run, name: str, column: Column) -> dict[str, str]:
     return {"text": number(value, column), "small": span(low, high, column)}
 
 
+def _seeds_cell(run: Run, name: str, system: str, column: Column) -> dict[str, str]:
+    value, low, high = (run.over(name, system, column.key + end) for end in ("", "_low", "_high"))
+    return {"text": number(value, column), "small": span(low, high, column)}
+
+
 def _metric_cell(row: Any, column: Column) -> dict[str, str]:
     if row is None:
         return {"text": "–", "small": ""}
@@ -139,15 +209,15 @@ def systems(run: Run) -> list[dict[str, str]]:
     rows = []
     for name in run.pictured_systems:
         settings = run.settings.systems[name]
-        sizes = {e: run.ensemble(e, name) for e in (*MD_ENSEMBLES, "pretrain")}
+        sizes = {e: run.ensemble(e, name) for e in (*MD_ENSEMBLES, run.pretrained)}
         rows.append(
             {
                 "name": name,
-                "molecule": settings.sequence or settings.topology or "",
+                "molecule": describe(settings),
                 "split": "yes" if settings.split == "train" else "no (test)",
                 "training": _frames(sizes["training"], "frames"),
                 "reference": _frames(sizes["reference"], "frames"),
-                "samples": _frames(sizes["pretrain"], "conformers"),
+                "samples": _frames(sizes[run.pretrained], "conformers"),
             }
         )
     return rows

@@ -2,12 +2,12 @@
 #   in   the last round's model; conformers and energies of the training MD and of every ancestor of the new model
 #   out  align/<model>/model.safetensors, model.json  weights, and what made them
 #        align/<model>/weights.parquet                Boltzmann weight of each conformer of the pool
-#        align/<model>/metrics.parquet                loss, effective sample size, spread of the model energy
+#        align/<model>/metrics.parquet                loss, effective sample size, spread of the model energy, error of its differences
 # Checkpoints lie in align/<model>/.work, which is no output: Snakemake deletes the outputs of a job that was cut short.
 
 
 rule align:
-    """The model <objective>_round<r>. One thread each, so that two objectives train side by side on two cores."""
+    """The model <objective>_round<r>. One thread each, so that two objectives, or seeds, train side by side on two cores."""
     input:
         unpack(RUN.align_inputs),
         topologies=RUN.dataset_topologies(),
@@ -22,7 +22,7 @@ rule align:
     benchmark:
         "<results>/benchmarks/align/{model}.tsv"
     wildcard_constraints:
-        model="(eba|eba_dpo|none)_round[1-9][0-9]*",
+        model=RUN.aligned_pattern,
     conda:
         "../../envs/ancdiff.yaml"
     threads: 1
@@ -30,8 +30,9 @@ rule align:
         settings=RUN.settings("align"),
         code=RUN.code("align"),
         results=RUN.results,
+        seed=RUN.align_seed,
     message:
         "align: {wildcards.model}"
     shell:
         "python -m ancdiff align --settings - --results {params.results} --model {wildcards.model}"
-        " --threads {threads} <<< {params.settings:q} > {log} 2>&1"
+        " --seed {params.seed} --threads {threads} <<< {params.settings:q} > {log} 2>&1"

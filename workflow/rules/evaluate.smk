@@ -1,7 +1,9 @@
 # evaluate: every ensemble of every system against the reference
-#   in   all ensembles and their energies; dataset/split.parquet
+#   in   all ensembles and their energies; dataset/split.parquet; where there are particles, the models
 #   out  evaluate/metrics.parquet, metrics.tsv  one row for each ensemble, system and metric, with intervals
 #        evaluate/summary.parquet, summary.tsv  one row for each ensemble, averaged over systems
+#        evaluate/seeds.parquet, seeds.tsv      one row for each model, system and metric of the summary: mean and
+#                                               interval over seeds
 #        evaluate/metrics.json                  what made them
 
 
@@ -16,6 +18,8 @@ rule evaluate:
         metrics_table="<results>/evaluate/metrics.tsv",
         summary="<results>/evaluate/summary.parquet",
         summary_table=report("<results>/evaluate/summary.tsv", caption="../report/summary.rst", category="Evaluation"),
+        seeds="<results>/evaluate/seeds.parquet",
+        seeds_table=report("<results>/evaluate/seeds.tsv", caption="../report/seeds.rst", category="Evaluation"),
         record="<results>/evaluate/metrics.json",
     log:
         "<results>/logs/evaluate.log",

@@ -10,7 +10,7 @@ rule report:
         unpack(RUN.report_inputs),
         metrics="<results>/evaluate/metrics.parquet",
         summary="<results>/evaluate/summary.parquet",
-        template=RUN.page_files(),
+        seeds="<results>/evaluate/seeds.parquet",
     output:
         figures=report(
             directory("<results>/report/figures"),

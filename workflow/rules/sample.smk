@@ -1,11 +1,13 @@
 # sample: conformers of one system from one model
-#   in   pretrain/model.safetensors or align/<model>/model.safetensors; dataset/<system>/topology.pdb
+#   in   pretrain/…/model.safetensors or align/<model>/model.safetensors; dataset/<system>/topology.pdb
 #   out  sample/<model>/<system>/conformers.dcd, topology.pdb  a pair that viewers open
 #        sample/<model>/<system>/conformers.json               what made it
+#        sample/<model>/<system>/reverse.dcd                   one conformer's way from noise to shape
+#        sample/<model>/<system>/log_density.parquet           log p of each conformer, with sample.log_density
 
 
 rule sample:
-    """Reverse diffusion; the seed comes from the run's seed, the model and the system."""
+    """Reverse diffusion; the seed comes from the model's seed, its name and the system."""
     input:
         model=RUN.model,
         record=RUN.model_record,
@@ -14,6 +16,8 @@ rule sample:
         conformers="<results>/sample/{model}/{system}/conformers.dcd",
         topology="<results>/sample/{model}/{system}/topology.pdb",
         record="<results>/sample/{model}/{system}/conformers.json",
+        from_noise="<results>/sample/{model}/{system}/reverse.dcd",
+        densities=RUN.sampled_densities(),
     log:
         "<results>/logs/sample/{model}/{system}.log",
     benchmark:
@@ -24,7 +28,7 @@ rule sample:
     params:
         settings=RUN.settings("sample"),
         code=RUN.code("sample"),
-        seed=RUN.seed,
+        seed=RUN.sample_seed,
     message:
         "sample: {wildcards.system} from {wildcards.model}"
     shell:

@@ -6,7 +6,7 @@
 
 
 rule score:
-    """Places and relaxes hydrogens, then takes the energy. MD is thinned, samples are all scored."""
+    """Places and relaxes hydrogens, then takes the energy; particles are taken as they are. MD is thinned."""
     input:
         topology="<results>/dataset/{system}/topology.pdb",
         conformers=RUN.conformers,
@@ -22,7 +22,7 @@ rule score:
         "../../envs/ancdiff.yaml"
     threads: 1
     params:
-        settings=RUN.settings("score"),
+        settings=RUN.score_settings,
         code=RUN.code("score"),
         max_conformers=RUN.max_conformers,
     message:

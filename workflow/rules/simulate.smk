@@ -1,4 +1,4 @@
-# simulate: molecular dynamics of a system that is given as a sequence
+# simulate: molecular dynamics of a system that is given as a sequence; clouds of points; tempering of an exact system
 #   in   nothing but the settings, or data/peptides/<system>/<md>.* with simulate.source: bundled
 #   out  simulate/<system>/<md>.dcd      heavy atoms; topology.pdb lies beside it, shared by both MD data sets
 #        simulate/<system>/<md>.json     what made it

@@ -1,0 +1,229 @@
+"""Molecules with bond orders and charges, from SDF and MOL files, and their conformers; RDKit's side of the currency.
+
+All atoms are explicit: these molecules are scored with the hydrogens that come with them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ancdiff.errors import InputError
+from ancdiff.molecules import Molecule, signed_volumes
+from ancdiff.units import ANGSTROM_PER_NM
+
+MOLECULE_FILES = (".sdf", ".mol")
+CONFORMER_FILES = (*MOLECULE_FILES, ".xyz")
+_RESIDUE = "UNL"  # the PDB's name of an unknown ligand
+# Smallest signed volume of a tetrahedral stereocentre, in nm³: bonds of 0.15 nm make 0.0026, bonds to hydrogen 0.001.
+_FLAT_NM3 = 1e-4
+
+# Why a record of a file is no conformer of the molecule.
+REFUSALS: dict[str, str] = {
+    "unreadable": "this record of the file is damaged or cut short",
+    "other_molecule": "this record has other atoms or bonds than the topology, or the same in another order",
+}
+
+
+def is_molecule_file(path: Path) -> bool:
+    """Whether a topology is of a format that carries bond orders and charges."""
+    return path.suffix.lower() in MOLECULE_FILES
+
+
+def read_molecule_file(path: Path, *, name: str) -> Molecule:
+    """The first molecule of an SDF or MOL file, all its atoms, with the handedness of its coordinates.
+
+    Raises:
+        InputError: the file has no molecule, a valence is impossible, hydrogens are missing, or a bond has no order.
+    """
+    graphs = _records(path)
+    graph = next(graphs, None)
+    if graph is None:
+        raise InputError("this file has no molecule", where=str(path), fix="hand in an SDF or MOL file, written whole")
+    return molecule_of_graph(graph, name, where=str(path))
+
+
+def molecule_of_graph(graph: Any, name: str, *, where: str = "") -> Molecule:
+    """The molecule of an RDKit Mol with one conformer; atoms are named by element and number (C1, H2 …).
+
+    Raises:
+        InputError: a valence is impossible, hydrogens are missing, or a bond has no order.
+    """
+    from rdkit import Chem
+
+    graph = _sanitised(graph, where)
+    implicit = sum(atom.GetTotalNumHs() for atom in graph.GetAtoms())
+    if implicit:
+        raise InputError(
+            f"{implicit} hydrogens are missing",
+            where=where,
+            fix="write the molecule with all its hydrogens, e.g. obabel in.sdf -O molecule.sdf -h",
+        )
+    kekule = Chem.Mol(graph)
+    Chem.Kekulize(kekule, clearAromaticFlags=True)
+    orders = {_ends(bond): bond.GetBondTypeAsDouble() for bond in kekule.GetBonds()}
+    if not set(orders.values()) <= {1.0, 2.0, 3.0}:
+        raise InputError("a bond is neither single, double nor triple", where=where, fix="write it with one of these")
+    pairs = sorted(orders)
+    elements = tuple(atom.GetSymbol() for atom in graph.GetAtoms())
+    return Molecule(
+        name=name,
+        atom_names=tuple(f"{element}{i + 1}" for i, element in enumerate(elements)),
+        elements=elements,
+        residue_names=(_RESIDUE,),
+        residue_of_atom=np.zeros(len(elements), dtype=np.int64),
+        bonds=np.array(pairs, dtype=np.int64).reshape(-1, 2),
+        stereocentres=_stereocentres(graph),
+        bond_orders=tuple(int(orders[pair]) for pair in pairs),
+        formal_charges=tuple(atom.GetFormalCharge() for atom in graph.GetAtoms()),
+    )
+
+
+def graph_of_molecule(molecule: Molecule, positions_nm: Float[np.ndarray, "atoms 3"]) -> Any:
+    """The RDKit Mol of a molecule, with one conformer, its atoms in the same order and none implicit.
+
+    Raises:
+        InputError: the bond orders are not known, or make an impossible valence.
+    """
+    from rdkit import Chem
+    from rdkit.Geometry import Point3D
+
+    if molecule.bond_orders is None or molecule.formal_charges is None:
+        raise InputError(
+            "the bond orders and charges of this molecule are not known",
+            where=molecule.name,
+            fix="hand in an SDF or MOL file as its topology",
+        )
+    graph = Chem.RWMol()
+    for element, charge in zip(molecule.elements, molecule.formal_charges, strict=True):
+        atom = Chem.Atom(element)
+        atom.SetFormalCharge(charge)
+        atom.SetNoImplicit(True)
+        graph.AddAtom(atom)
+    kinds = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
+    for (a, b), order in zip(molecule.bonds, molecule.bond_orders, strict=True):
+        graph.AddBond(int(a), int(b), kinds[order])
+    conformer = Chem.Conformer(molecule.n_atoms)
+    for i, (x, y, z) in enumerate(np.asarray(positions_nm, dtype=np.float64) * ANGSTROM_PER_NM):
+        conformer.SetAtomPosition(i, Point3D(float(x), float(y), float(z)))
+    graph.AddConformer(conformer)
+    return _sanitised(graph.GetMol(), molecule.name)
+
+
+def read_conformers(path: Path, molecule: Molecule) -> tuple[Float[np.ndarray, "conformers atoms 3"], dict[int, str]]:
+    """Positions of each record of an SDF, MOL or XYZ file, NaN where a record is refused; and why (`REFUSALS`).
+
+    Raises:
+        InputError: the file has no record, or none that is a conformer of the molecule.
+    """
+    read = _xyz_records if path.suffix.lower() == ".xyz" else _sdf_records
+    positions_nm, refused = [], {}
+    for number, (found, why) in enumerate(read(path, molecule)):
+        if found is None:
+            refused[number] = why
+        positions_nm.append(np.full((molecule.n_atoms, 3), np.nan) if found is None else found / ANGSTROM_PER_NM)
+    if len(positions_nm) == len(refused):
+        reason = REFUSALS[next(iter(refused.values()))] if refused else "the file is empty"
+        raise InputError(
+            f"this file has no conformer of the molecule: {reason}",
+            where=f"{path} (topology: {molecule.name}, {molecule.n_atoms} atoms)",
+            fix="hand in whole records of the topology's atoms, hydrogens included, in the topology's order",
+        )
+    return np.array(positions_nm), refused
+
+
+def unpaired_electrons(graph: Any) -> int:
+    """Unpaired electrons of an RDKit Mol, by its valences."""
+    return sum(atom.GetNumRadicalElectrons() for atom in graph.GetAtoms())
+
+
+def _records(path: Path) -> Iterator[Any]:
+    """RDKit Mols of an SDF or MOL file as they stand there; None where a record cannot be read."""
+    from rdkit import Chem, rdBase
+
+    if path.stat().st_size == 0:  # RDKit takes it for a file that is not there
+        return
+    with rdBase.BlockLogs():  # RDKit's complaints about a record become a reason in its row
+        yield from Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False)
+
+
+def _sdf_records(path: Path, molecule: Molecule) -> Iterator[tuple[np.ndarray | None, str]]:
+    wanted = {(int(a), int(b)) for a, b in molecule.bonds}
+    for graph in _records(path):
+        if graph is None or graph.GetNumConformers() != 1:
+            yield None, "unreadable"
+            continue
+        elements = tuple(atom.GetSymbol() for atom in graph.GetAtoms())
+        bonds = {_ends(bond) for bond in graph.GetBonds()}
+        if elements != molecule.elements or bonds != wanted:
+            yield None, "other_molecule"
+        else:
+            yield graph.GetConformer().GetPositions(), ""
+
+
+def _xyz_records(path: Path, molecule: Molecule) -> Iterator[tuple[np.ndarray | None, str]]:
+    """Records of an XYZ file, in Å; columns beyond the fourth (charges, forces) are left alone."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    at = 0
+    while at < len(lines):
+        if not lines[at].strip():
+            at += 1
+            continue
+        head = lines[at].split()
+        if not head[0].isdecimal():  # no telling where the next record starts
+            yield None, "unreadable"
+            return
+        atoms = int(head[0])
+        rows = [line.split() for line in lines[at + 2 : at + 2 + atoms]]
+        at += 2 + atoms
+        # QM9's files write 1.5*^-6 for 1.5e-6.
+        try:
+            positions = np.array([[float(v.replace("*^", "e")) for v in row[1:4]] for row in rows]).reshape(atoms, 3)
+        except ValueError:
+            yield None, "unreadable"
+            continue
+        if tuple(row[0].capitalize() for row in rows) != molecule.elements:
+            yield None, "other_molecule"
+        else:
+            yield positions, ""
+
+
+def _ends(bond: Any) -> tuple[int, int]:
+    a, b = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+    return (a, b) if a < b else (b, a)
+
+
+def _sanitised(graph: Any, where: str) -> Any:
+    from rdkit import Chem, rdBase
+
+    graph = Chem.Mol(graph)
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(graph)
+    except (Chem.MolSanitizeException, ValueError) as error:
+        raise InputError(
+            f"this molecule is chemically impossible: {error}",
+            where=where,
+            fix="mend its bond orders and formal charges (lines M  CHG) in the file",
+        ) from error
+    return graph
+
+
+def _stereocentres(graph: Any) -> Int[np.ndarray, "centres 4"]:
+    """(centre, a, b, c) of the tetrahedral stereocentres, with positive signed volume in the graph's conformer."""
+    from rdkit import Chem
+
+    graph = Chem.Mol(graph)
+    graph.GetConformer().Set3D(True)
+    Chem.AssignStereochemistryFrom3D(graph)
+    positions_nm = graph.GetConformer().GetPositions() / ANGSTROM_PER_NM
+    rows = []
+    for centre, _ in Chem.FindMolChiralCenters(graph, includeUnassigned=False, useLegacyImplementation=False):
+        near = sorted(n.GetIdx() for n in graph.GetAtomWithIdx(centre).GetNeighbors())[:3]
+        row = np.array([[centre, *near]], dtype=np.int64)
+        volume = float(signed_volumes(positions_nm[None], row)[0, 0])
+        if abs(volume) > _FLAT_NM3:
+            rows.append(row[0] if volume > 0 else row[0][[0, 2, 1, 3]])
+    return np.array(rows, dtype=np.int64).reshape(-1, 4)

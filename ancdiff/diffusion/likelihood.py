@@ -1,0 +1,219 @@
+"""Exact log-densities of a model's samples, by its probability-flow ODE.
+
+In t = ln σ the ODE is dx/dt = x − D(x; σ), in the subspace of zero centre of mass, of dimension d = 3(N − 1). Along it
+(Chen et al. 2018, arXiv 1806.07366; Song et al. 2021, arXiv 2011.13456, appendix D.2)
+
+    d log p/dt = −(d − tr ∂D/∂x),
+
+with the trace over the subspace. Sampling starts from N(0, σ_max²) there, whose density is known, so that the density
+of what comes out at σ_min is known too, whatever the denoiser is: no bound, and no assumption that D is a posterior
+mean. What is left is the error of the steps and, for Hutchinson's estimate of the trace, its noise.
+
+Log-densities are in nats, of the density per nm^d in the subspace.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ancdiff.diffusion import Denoise
+
+Positions = Float[Tensor, "batch atoms 3"]
+PerProbe = Float[Tensor, "batch probes"]
+Levels = Float[Tensor, " levels"]
+
+_AT_ONCE = 512
+
+Trace = Callable[[Denoise, Positions, float], tuple[Positions, PerProbe]]
+"""D(x; σ) and tr ∂D/∂x, one column for each independent estimate (one column where it is exact)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """Where a flow ends, and its ∫ (d − tr ∂D/∂x) dt from start to end, one column for each estimate."""
+
+    positions_nm: Positions
+    integral: PerProbe
+
+
+@dataclass(frozen=True, eq=False)
+class LogDensity:
+    """log p of each conformer, nats, and its standard error from the estimate of the trace (0 where it is exact)."""
+
+    nats: Float[Tensor, " batch"]
+    standard_error: Float[Tensor, " batch"]
+
+
+def subspace_basis(n_atoms: int, *, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "atoms modes"]:
+    """Orthonormal columns, each with zero sum (Helmert's): coordinates of the subspace of zero centre of mass.
+
+    Column k is (1, …, 1, −k, 0, …, 0)/√(k(k + 1)) with k ones, k = 1 … N − 1.
+    """
+    k = torch.arange(1, n_atoms, dtype=torch.float64)
+    atom = torch.arange(n_atoms)[:, None]
+    columns = torch.where(atom < k, 1.0, torch.where(atom == k, -k, 0.0)) / torch.sqrt(k * (k + 1))
+    return columns.to(device=device, dtype=dtype)
+
+
+def exact_trace(at_once: int = _AT_ONCE) -> Trace:
+    """tr ∂D/∂x = Σ_k b_k · ∂D b_k over an orthonormal basis b of the subspace: 3(N − 1) forward derivatives.
+
+    ``at_once``: conformers times derivatives that are worked out together; memory only.
+    """
+
+    def trace(denoise: Denoise, x: Positions, sigma: float) -> tuple[Positions, PerProbe]:
+        batch, atoms, _ = x.shape
+        basis = subspace_basis(atoms, dtype=x.dtype, device=x.device)
+        axes = torch.eye(3, dtype=x.dtype, device=x.device)
+        tangents = torch.einsum("am,cd->mcad", basis, axes).reshape(-1, 1, atoms, 3).expand(-1, batch, -1, -1)
+        denoised, diagonal = _derivatives(denoise, x, tangents, sigma, at_once)
+        return denoised, diagonal.sum(dim=0)[:, None]
+
+    return trace
+
+
+def hutchinson_trace(probes: int, *, generator: torch.Generator, at_once: int = _AT_ONCE) -> Trace:
+    """tr ∂D/∂x ≈ v · ∂D v with v = Σ_k r_k b_k, r_k = ±1 (Rademacher in the subspace), for each of several probes.
+
+    Unbiased, E[v vᵀ] being the projection to the subspace; with v drawn anew at every evaluation. Exact for a Jacobian
+    that is a multiple of that projection. Draws from ``generator``.
+
+    Reference: Hutchinson 1990, Commun. Stat. Simul. Comput. 19, 433; Grathwohl et al. 2019 (arXiv 1810.01367).
+    """
+
+    def trace(denoise: Denoise, x: Positions, sigma: float) -> tuple[Positions, PerProbe]:
+        batch, atoms, _ = x.shape
+        basis = subspace_basis(atoms, dtype=x.dtype, device=x.device)
+        shape = (probes, batch, atoms - 1, 3)
+        signs = 2 * torch.randint(2, shape, generator=generator, device=generator.device).to(x) - 1
+        denoised, products = _derivatives(denoise, x, basis @ signs, sigma, at_once)
+        return denoised, products.T
+
+    return trace
+
+
+def no_trace(denoise: Denoise, x: Positions, sigma: float) -> tuple[Positions, PerProbe]:
+    """The flow alone: D(x; σ), and nothing of its trace."""
+    with torch.no_grad():
+        return denoise(x, _full(x, sigma)), x.new_zeros(len(x), 0)
+
+
+def _derivatives(
+    denoise: Denoise, x: Positions, tangents: Float[Tensor, "tangents batch atoms 3"], sigma: float, at_once: int
+) -> tuple[Positions, Float[Tensor, "tangents batch"]]:
+    """D(x; σ), and v · ∂D/∂x v of each tangent v; in forward mode, D itself once for all tangents of a chunk."""
+    levels = _full(x, sigma)
+
+    def along(v: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
+        value, derivative, *_ = torch.func.jvp(lambda y: denoise(y, levels), (x,), (v,))
+        return value, (derivative * v).sum(dim=(-1, -2))
+
+    value, products = x, []
+    with torch.no_grad():
+        for chunk in tangents.split(max(1, at_once // len(x))):
+            # pyright's copy of the signature knows no None, which vmap documents for outputs without the axis
+            value, product = torch.func.vmap(along, out_dims=(None, 0))(chunk)  # pyright: ignore[reportArgumentType]
+            products.append(product)
+    return value, torch.cat(products)
+
+
+def flow(denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int) -> Flow:
+    """The probability-flow ODE through the given levels, rising or falling, by fixed steps in t = ln σ.
+
+    ``order`` 2: Heun's steps; 4: the classical Runge–Kutta steps. The last level must be above 0.
+
+    Raises:
+        ValueError: another order.
+    """
+    if order not in _TABLEAUS:
+        raise ValueError(f"steps are of order {' or '.join(map(str, _TABLEAUS))}, not {order}")
+    nodes, weights = _TABLEAUS[order]
+    x, integral = start_nm, None
+    dimension = 3 * (start_nm.shape[1] - 1)
+    for sigma, sigma_next in pairwise(sigma_nm.double().tolist()):
+        step = math.log(sigma_next / sigma)
+        slopes, rates = [], []
+        for node in nodes:
+            ahead = x if node == 0.0 else x + node * step * slopes[-1]
+            denoised, traced = trace(denoise, ahead, sigma * math.exp(node * step))
+            slopes.append(ahead - denoised)
+            rates.append(dimension - traced)
+        x = x + step * sum(w * s for w, s in zip(weights, slopes, strict=True))
+        gained = step * torch.stack([w * r for w, r in zip(weights, rates, strict=True)]).sum(dim=0)
+        integral = gained if integral is None else integral + gained
+    assert integral is not None
+    return Flow(x, integral)
+
+
+# Steps whose stages each start from the last one's slope: (places of the stages, weights of their slopes).
+_TABLEAUS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    2: ((0.0, 1.0), (1 / 2, 1 / 2)),
+    4: ((0.0, 1 / 2, 1 / 2, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+}
+
+
+def prior_log_density(x_nm: Positions, sigma_max_nm: float) -> Float[Tensor, " batch"]:
+    """log N(x; 0, σ_max²) in the subspace, −‖x‖²/2σ_max² − (d/2) ln 2πσ_max²: where sampling starts."""
+    dimension = 3 * (x_nm.shape[1] - 1)
+    squared = x_nm.double().square().sum(dim=(-1, -2))
+    return -squared / (2 * sigma_max_nm**2) - 0.5 * dimension * math.log(2 * math.pi * sigma_max_nm**2)
+
+
+def sample_with_log_density(
+    denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int
+) -> tuple[Positions, LogDensity]:
+    """Samples at the last (lowest, positive) level from a start σ_max ε, and the log-density of each.
+
+    log p(x) = log N(x_start; 0, σ_max²) − ∫ from ln σ_max to ln σ_min of (d − tr ∂D/∂x) dt, along the same path.
+    """
+    ended = flow(denoise, start_nm, sigma_nm, trace=trace, order=order)
+    prior = prior_log_density(start_nm, float(sigma_nm[0]))
+    return ended.positions_nm, _log_density(prior, -ended.integral)
+
+
+def log_density(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int) -> LogDensity:
+    """log p of given centred conformers under the model, by the flow from the first (lowest, positive) level to σ_max.
+
+    log p(x) = log N(x_end; 0, σ_max²) + ∫ from ln σ_min to ln σ_max of (d − tr ∂D/∂x) dt.
+    """
+    ended = flow(denoise, positions_nm, sigma_nm, trace=trace, order=order)
+    return _log_density(prior_log_density(ended.positions_nm, float(sigma_nm[-1])), ended.integral)
+
+
+def _log_density(prior: Float[Tensor, " batch"], estimates: PerProbe) -> LogDensity:
+    """Mean over the trace's estimates, and the standard error of that mean (NaN where one estimate has noise)."""
+    nats = prior + estimates.double().mean(dim=1)
+    n = estimates.shape[1]
+    if n == 1:
+        return LogDensity(nats, torch.zeros_like(nats))
+    return LogDensity(nats, estimates.double().std(dim=1) / math.sqrt(n))
+
+
+def density_step_error(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, order: int) -> float:
+    """RMS error of log-densities from the steps, nats: the difference from every second of the rising levels.
+
+    Half as many steps are worse by about 2^order, so that this is the error of the coarser ones: a bound. With the
+    exact trace, or its estimate's noise would be what is seen.
+    """
+    coarse = torch.cat([sigma_nm[:-1:2], sigma_nm[-1:]])
+    fine, half = (
+        log_density(denoise, positions_nm, levels, trace=exact_trace(), order=order).nats
+        for levels in (sigma_nm, coarse)
+    )
+    return float((fine - half).square().mean().sqrt())
+
+
+def round_trip_error_nm(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, order: int) -> float:
+    """RMS over coordinates of where the flow to σ_max and back misses its start, nm; ``sigma_nm`` rises."""
+    away = flow(denoise, positions_nm, sigma_nm, trace=no_trace, order=order)
+    back = flow(denoise, away.positions_nm, sigma_nm.flip(0), trace=no_trace, order=order)
+    return float((back.positions_nm - positions_nm).double().square().mean().sqrt())
+
+
+def _full(x: Positions, sigma: float) -> Float[Tensor, " batch"]:
+    return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)

@@ -1,0 +1,41 @@
+"""Coverage and matching: do generated conformers find the reference conformers of a molecule, and the other way round?
+
+With D the table of best-fit RMSDs of heavy atoms between generated and reference conformers, and a threshold δ,
+    COV-R = share of references with min D ≤ δ        MAT-R = mean over references of min D
+    COV-P = share of generated with min D ≤ δ         MAT-P = mean over generated of min D
+References: Xu et al. 2022, GeoDiff (arXiv 2203.02923), section 5.1 (δ is 0.5 Å for QM9, 1.25 Å for drugs); Ganea et al.
+2021, GeoMol (arXiv 2106.07802) for the precision forms.
+"""
+
+import itertools
+
+import numpy as np
+from jaxtyping import Float
+from rdkit import Chem
+from rdkit.Chem import rdMolAlign
+
+from ancdiff.units import ANGSTROM_PER_NM
+
+QM9_THRESHOLD_NM = 0.05
+
+
+def best_rmsd_nm(generated: Chem.Mol, reference: Chem.Mol) -> Float[np.ndarray, "generated reference"]:
+    """RMSD (nm) of heavy atoms of each pair of conformers, least over superpositions and the molecule's symmetries."""
+    a, b = Chem.RemoveHs(generated), Chem.RemoveHs(reference)
+    ids = [[c.GetId() for c in molecule.GetConformers()] for molecule in (a, b)]
+    table = np.empty((len(ids[0]), len(ids[1])))
+    for (i, first), (j, second) in itertools.product(enumerate(ids[0]), enumerate(ids[1])):
+        table[i, j] = rdMolAlign.GetBestRMS(a, b, prbId=first, refId=second) / ANGSTROM_PER_NM
+    return table
+
+
+def coverage_and_matching(
+    rmsd_nm: Float[np.ndarray, "generated reference"], threshold_nm: float = QM9_THRESHOLD_NM
+) -> dict[str, float]:
+    """COV-R, MAT-R, COV-P and MAT-P of one molecule (matching in nm) from its table of RMSDs."""
+    nearest = {"r": rmsd_nm.min(axis=0), "p": rmsd_nm.min(axis=1)}
+    return {
+        f"{name}_{side}{unit}": float(value)
+        for side, values in nearest.items()
+        for name, unit, value in (("cov", "", (values <= threshold_nm).mean()), ("mat", "_nm", values.mean()))
+    }

@@ -1,0 +1,30 @@
+"""Where a system's data come from, and what follows from that: asked of its settings by the stages and the workflow."""
+
+from ancdiff.config import SystemSettings
+from ancdiff.exact_systems import PARTICLES
+
+
+def is_simulated(system: SystemSettings) -> bool:
+    """Its data are made by the stage `simulate`; those of a topology or a set of compounds are read from files."""
+    return system.topology is None and system.compounds is None
+
+
+def is_particles(system: SystemSettings) -> bool:
+    """Identical particles without bonds: points, or an exact system."""
+    return system.points is not None or system.exact is not None
+
+
+def is_scored(system: SystemSettings) -> bool:
+    """It has an energy."""
+    return system.points is None
+
+
+def describe(system: SystemSettings) -> str:
+    """The molecule in a few words."""
+    if system.points is not None:
+        return f"{system.points.law}, {system.points.n_points} points"
+    if system.exact is not None:
+        return f"{system.exact.potential}, {PARTICLES[system.exact.potential]} particles"
+    if system.compounds is not None:
+        return f"compounds of {system.compounds.source}"
+    return system.sequence or system.topology or ""
