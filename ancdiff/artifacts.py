@@ -119,6 +119,20 @@ def read_molecule(topology: Path, *, name: str | None = None) -> Molecule:
     return molecule if bonds is None else replace(molecule, bonds=bonds)
 
 
+def read_structure(topology: Path) -> np.ndarray | None:
+    """Coordinates (nm, float64) of a topology file's first model; None where it has none."""
+    import mdtraj
+
+    if topology.suffix.lower() not in (".pdb", ".ent", ".cif", ".pdbx", ".gro"):
+        return None
+    try:
+        return np.asarray(mdtraj.load_frame(str(_existing(topology)), 0).xyz[0], dtype=np.float64)
+    except InputError:
+        raise
+    except Exception:  # a file without coordinates is a topology all the same
+        return None
+
+
 def molecule_of(top: Any, name: str) -> Molecule:
     """The molecule of an mdtraj topology."""
     atoms = list(top.atoms)

@@ -16,7 +16,7 @@ import click
 
 from ancdiff.config import Config, StageConfig, load_config
 from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, generated_sets, split_model
-from ancdiff.errors import AncdiffError, ConfigError
+from ancdiff.errors import AncdiffError, ConfigError, StageError
 from ancdiff.origins import describe
 from ancdiff.workflow import SECTIONS, check_systems, corridor_of
 
@@ -195,11 +195,15 @@ def sample(
 
 
 @stage_command("score")
-@click.option("--topology", type=_FILE, required=True, help="The molecule (PDB, mmCIF; SDF, MOL).")
+@click.option("--topology", type=_FILE, required=True, multiple=True, help="The molecule (PDB, mmCIF; SDF, MOL).")
 @click.option(
-    "--conformers", type=_FILE, required=True, help="Trajectory of it (DCD, XTC, … whatever mdtraj reads; SDF, XYZ)."
+    "--conformers",
+    type=_FILE,
+    required=True,
+    multiple=True,
+    help="Trajectory (DCD, XTC, … whatever mdtraj reads; SDF, XYZ).",
 )
-@click.option("--output", type=_FILE, required=True, help="Table to write (Parquet), one row for each conformer.")
+@click.option("--output", type=_FILE, required=True, multiple=True, help="Table to write (Parquet), a row a conformer.")
 @click.option("--max-conformers", type=click.IntRange(min=1), help="Score so many, evenly spaced. Default: all.")
 @click.option("--relax", help="none, hydrogens, restrained or full; overrides score.relax.")
 @click.option("--platform", help="OpenMM platform: auto, Reference, CPU, CUDA …; overrides forcefield.platform.")
@@ -207,30 +211,48 @@ def sample(
 def score(
     settings: StageConfig,
     *,
-    topology: Path,
-    conformers: Path,
-    output: Path,
+    topology: tuple[Path, ...],
+    conformers: tuple[Path, ...],
+    output: tuple[Path, ...],
     max_conformers: int | None,
     relax: str | None,
     platform: str | None,
     small_molecule: str | None,
     threads: int,
 ) -> None:
-    """Force-field energies of conformers; prints a summary."""
+    """Force-field energies of conformers; prints a summary.
+
+    Several small molecules in one job: give --topology, --conformers and --output once for each, in the same order.
+    """
     from ancdiff.artifacts import read_table
     from ancdiff.score import run, summary
 
     settings = _overridden(settings, "score", relax=relax)
     settings = _overridden(settings, "forcefield", platform=platform, small_molecule=small_molecule)
-    run(
-        settings,
-        topology=topology,
-        conformers=conformers,
-        output=output,
-        max_conformers=max_conformers,
-        threads=threads,
-    )
-    click.echo(summary(read_table(output)))
+    if not len(topology) == len(conformers) == len(output):
+        raise ConfigError(
+            f"{len(topology)} topologies, {len(conformers)} trajectories, {len(output)} outputs",
+            where="ancdiff score",
+            fix="give --topology, --conformers and --output as often as each other, in the same order",
+        )
+    failed: list[AncdiffError] = []
+    for files in zip(topology, conformers, output, strict=True):
+        options = dict(zip(("topology", "conformers", "output"), files, strict=True))
+        try:
+            run(settings, **options, max_conformers=max_conformers, threads=threads)
+        except AncdiffError as error:
+            if len(output) == 1:
+                raise
+            failed.append(error)
+            click.echo(f"ancdiff: {files[2]} was not made: {error}", err=True)
+            continue
+        click.echo(f"{files[2]}\n{summary(read_table(files[2]), settings.forcefield.temperature_kelvin)}")
+    if failed:
+        raise StageError(
+            f"{len(failed)} of {len(output)} molecules could not be scored; the others were",
+            where="ancdiff score",
+            fix="see the reasons above",
+        )
 
 
 @stage_command("align")

@@ -185,6 +185,17 @@ class ForcefieldSettings(Section):
 
     protein: Literal["ff14SB", "ff19SB", "amber99sb-ildn", "charmm36"] = "ff14SB"
     solvent: Literal["obc2", "gbn2", "vacuum"] = "obc2"
+    xml: tuple[str, ...] = Field(
+        default=(), description="OpenMM force-field files (own or OpenMM's), instead of protein and solvent"
+    )
+    cutoff_nm: Positive | None = Field(default=None, description="of non-bonded forces; null: none, which is exact")
+    ph: Annotated[float, Field(ge=0, le=14)] = Field(
+        default=7.0, description="at which hydrogens are added: decides Asp, Glu, Lys and His"
+    )
+    histidine: Literal["HIE", "HID", "hydrogen_bonds"] = Field(
+        default="HIE",
+        description="of neutral histidine, above pH 6.5; a topology's HID, HIE, HIP go before it",
+    )
     small_molecule: Literal["mmff94", "gfn2-xtb"] | None = Field(
         default=None, description="of molecules whose topology is an SDF file, all atoms, without solvent"
     )

@@ -124,7 +124,8 @@ ENERGY_COLUMNS: dict[str, str] = {
     "conformer": "int64",  # index in the ensemble's trajectory
     "status": "str",  # 'ok', or a reason from forcefield.energies.FAILURES; only 'ok' gets a Boltzmann weight
     "energy_kj_mol": "float64",  # after relaxation, without the restraint's energy: the target of alignment
-    "energy_placed_kj_mol": "float64",  # hydrogens placed, before relaxation
+    "energy_placed_kj_mol": "float64",  # before relaxation: of all-atom input as it is, else with the hydrogens placed
+    "energy_hydrogens_kj_mol": "float64",  # hydrogens relaxed, heavy atoms where they were; NaN with relax: none
     "bond_kj_mol": "float64",  # parts of energy_kj_mol
     "angle_kj_mol": "float64",
     "torsion_kj_mol": "float64",
@@ -132,6 +133,7 @@ ENERGY_COLUMNS: dict[str, str] = {
     "solvation_kj_mol": "float64",
     "electronic_kj_mol": "float64",  # all of GFN2-xTB's energy, which has no parts; 0 in a force field
     "hydrogen_entropy_kj_mol": "float64",  # −TS of the hydrogens, part of energy_kj_mol; 0 unless asked for
+    "steps": "int64",  # evaluations of the full energy by the relaxation (iterations of OpenMM's minimiser)
     "strain_kj_mol": "float64",  # lost in the relaxation: energy_placed minus the energy after it, without entropy
     "displacement_nm": "float64",  # RMS displacement of the input's atoms by the relaxation
     "clashes": "int64",  # pairs ≥ 3 bonds apart nearer than 0.6 × the sum of their van der Waals radii, before it

@@ -18,18 +18,18 @@ import pandas as pd
 from jaxtyping import Int
 from tqdm import tqdm
 
-from ancdiff.artifacts import read_ensemble, read_table, write_json, write_table
+from ancdiff.artifacts import read_ensemble, read_structure, read_table, write_json, write_table
 from ancdiff.config import StageConfig
 from ancdiff.errors import InputError
-from ancdiff.forcefield.energies import FAILURES, Scorer, check_units, first_good_conformer
+from ancdiff.forcefield.energies import FAILURES, Scorer, open_scorer
 from ancdiff.forcefield.exact import ExactScorer
-from ancdiff.forcefield.template import protonation
 from ancdiff.molecules import Ensemble, check_energy_table
 from ancdiff.particles import RESIDUE
 from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
 
 _KEEP_EVERY_SECONDS = 5.0
+_CUTOFF_CONFORMERS = 8
 
 
 def run(
@@ -43,12 +43,11 @@ def run(
         InputError: a file is missing or does not fit the other, the units are wrong, a residue is not known.
     """
     ensemble = read_ensemble(conformers, topology=topology)
-    check_units(ensemble.molecule, ensemble.positions_nm)
     chosen = evenly_spaced(len(ensemble), max_conformers)
     record = made_by("score", settings=settings.as_dict(), seed=None, parents=[topology, conformers])
     key = hashlib.sha256(json.dumps([record, chosen.tolist()], sort_keys=True).encode()).hexdigest()[:16]
     work = output.parent / ".work" / f"{output.stem}_{key}"
-    scorer, how = _scorer(settings, ensemble, threads)
+    scorer, how = _scorer(settings, ensemble, topology, threads)
     table = check_energy_table(_resumed(scorer, ensemble, chosen, work), where=str(output))
     numbered = zip(table["conformer"], table["status"], strict=True)
     table["status"] = [ensemble.refused.get(int(number), status) for number, status in numbered]
@@ -57,12 +56,31 @@ def run(
         "conformers": len(table),
         "failures": {str(k): int(v) for k, v in table["status"][table["status"] != "ok"].value_counts().items()},
     }
+    if settings.forcefield.cutoff_nm is not None and isinstance(scorer, Scorer):
+        record["scored"]["cutoff_error"] = _cutoff_error(scorer, ensemble, table)
     write_json(output.with_suffix(".json"), record)
     write_table(output, table)
     _remove(work)
 
 
-def _scorer(settings: StageConfig, ensemble: Ensemble, threads: int) -> tuple[Scorer | ExactScorer, dict[str, Any]]:
+def _cutoff_error(scorer: Scorer, ensemble: Ensemble, table: pd.DataFrame) -> dict[str, float | int] | None:
+    """What the cutoff does to energies, kJ/mol: only the part that differs between conformers moves weights."""
+    good = table["conformer"][table["status"] == "ok"].to_numpy(dtype=np.int64)
+    if len(good) == 0:
+        return None
+    some = good[evenly_spaced(len(good), _CUTOFF_CONFORMERS)]
+    errors = scorer.cutoff_errors_kj_mol(ensemble.positions_nm[some])
+    return {
+        "conformers": len(some),
+        "first_kj_mol": float(errors[0]),
+        "mean_kj_mol": float(errors.mean()),
+        "spread_kj_mol": float(errors.std()),
+    }
+
+
+def _scorer(
+    settings: StageConfig, ensemble: Ensemble, topology: Path, threads: int
+) -> tuple[Scorer | ExactScorer, dict[str, Any]]:
     """What gives the energies, and its part of the record.
 
     A system with an exact energy is known by its name, that of the folder that the topology lies in.
@@ -81,9 +99,9 @@ def _scorer(settings: StageConfig, ensemble: Ensemble, threads: int) -> tuple[Sc
             where=f"system '{molecule.name}'",
             fix=f"take dataset/<system>/topology.pdb, and a --config with  systems: {{{molecule.name}: {{exact: …}}}}",
         )
-    example_nm = first_good_conformer(molecule, ensemble.positions_nm)
-    scorer = Scorer(molecule, example_nm, settings.forcefield, settings.score, threads=threads)
-    return scorer, {"platform": scorer.relaxer.platform, "protonation": protonation(scorer.template.molecule)}
+    structure_nm = read_structure(topology)
+    scorer = open_scorer(ensemble, settings.forcefield, settings.score, structure_nm=structure_nm, threads=threads)
+    return scorer, {"platform": scorer.relaxer.platform, **scorer.template.record}
 
 
 def evenly_spaced(conformers: int, wanted: int | None) -> Int[np.ndarray, " chosen"]:
@@ -103,7 +121,7 @@ def summary(table: pd.DataFrame, temperature_kelvin: float = 300.0) -> str:
     if len(good):
         lines.append(f"{'kJ/mol':12s}{'lowest':>12s}{'median':>12s}{'highest':>12s}")
         for column in good.columns:
-            if str(column).endswith("_kj_mol"):
+            if str(column).endswith("_kj_mol") and good[column].notna().any():
                 low, median, high = np.quantile(good[column], [0.0, 0.5, 1.0])
                 lines.append(f"{str(column).removesuffix('_kj_mol'):14s}{low:10.1f}{median:12.1f}{high:12.1f}")
         spread = float(good["energy_kj_mol"].std(ddof=0)) / thermal_energy_kj_mol(temperature_kelvin)

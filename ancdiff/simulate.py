@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ancdiff.artifacts import read_json, write_atomically, write_ensemble, write_table, write_topology
 from ancdiff.basins import BASINS
-from ancdiff.config import StageConfig
+from ancdiff.config import ForcefieldSettings, StageConfig
 from ancdiff.corridor import MD_ENSEMBLES, Layout
 from ancdiff.errors import ConfigError, InputError
 from ancdiff.forcefield.build import Peptide, build_peptide, start_structure
@@ -110,6 +110,7 @@ def md_settings(settings: StageConfig, system: str, md: str) -> dict[str, Any]:
         "system": system,
         "sequence": one.sequence,
         **{key: getattr(settings.forcefield, key) for key in ("protein", "solvent", "temperature_kelvin")},
+        **_unusual_forcefield(settings),
         **{key: simulate[key] for key in ("seed", "timestep_fs", "hydrogen_mass_amu", "friction_per_ps")},
         md: simulate[md],
     }
@@ -118,6 +119,12 @@ def md_settings(settings: StageConfig, system: str, md: str) -> dict[str, Any]:
     elif one.reference_ns is not None:
         wanted[md] = wanted[md] | {"replica_ns": one.reference_ns}
     return wanted
+
+
+def _unusual_forcefield(settings: StageConfig) -> dict[str, Any]:
+    """Settings of the force field that the MD depends on and that are not at their defaults."""
+    given, usual = (one.model_dump(mode="json") for one in (settings.forcefield, ForcefieldSettings()))
+    return {key: given[key] for key in ("xml", "cutoff_nm", "ph", "histidine") if given[key] != usual[key]}
 
 
 def basin_shares(shares: dict[str, float]) -> dict[str, float]:

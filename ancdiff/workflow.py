@@ -5,6 +5,7 @@ something new. Imports nothing heavy, since each cluster job parses the Snakefil
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -93,9 +94,14 @@ class Corridor:
 
     def simulate_inputs(self, wildcards: Any) -> list[Path]:
         """Bundled files of an MD data set, where the run copies them."""
-        bundled = self.config.simulate.source == "bundled"
-        copied = bundled and self.config.systems[wildcards.system].sequence is not None
+        if self.config.simulate.source != "bundled":
+            return self.forcefield_files(wildcards)
+        copied = self.config.systems[wildcards.system].sequence is not None
         return bundled_files(wildcards.system, wildcards.md) if copied else []
+
+    def forcefield_files(self, wildcards: Any) -> list[Path]:
+        """The user's own force-field files; OpenMM's own, given by name, are none."""
+        return [Path(name) for name in self.config.forcefield.xml if Path(name).is_file()]
 
     def score_settings(self, wildcards: Any) -> str:
         """As `settings`, with the one system where it has an exact energy, which is written there; else with none."""
@@ -341,6 +347,13 @@ def check_systems(config: Config) -> None:
         raise ConfigError(
             "there is no system to train on", where="systems", fix="leave at least one with split: train (the default)"
         )
+    unknown = [name for name in config.forcefield.xml if not Path(name).is_file() and not _is_openmms(name)]
+    if unknown:
+        raise InputError(
+            f"there is no such force-field file: {', '.join(unknown)}",
+            where="forcefield.xml",
+            fix="check the path (relative to the folder in which snakemake runs), or the name among OpenMM's own",
+        )
     bare = [name for name, system in config.systems.items() if system.split == "train" and not is_scored(system)]
     if bare and config.align.rounds > 0:
         raise ConfigError(
@@ -365,6 +378,13 @@ def check_systems(config: Config) -> None:
                 where=f"systems.{name}",
                 fix="check the path (relative to the folder in which snakemake runs)",
             )
+
+
+def _is_openmms(name: str) -> bool:
+    """Whether OpenMM brings a force-field file of this name; does not import it."""
+    found = importlib.util.find_spec("openmm")
+    folders = [] if found is None else found.submodule_search_locations or []
+    return any((Path(folder) / "app" / "data" / name).is_file() for folder in folders)
 
 
 def _check_bundled(system: str) -> None:

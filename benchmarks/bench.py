@@ -2,10 +2,10 @@
 
     training   the five systems in one step, all threads           |  one conformer at a time, one thread
     sampling   a batch of conformers at once                      |  one conformer at a time
-    scoring    one System and Context, geometric hydrogens        |  all of it anew each time, CustomGBForce
     overhead   `snakemake` on a finished run                      |  `snakemake --version`
+    scoring    by size of the molecule, a table of its own (`benchmarks/scoring.py`)
 
-Prints a table; draws from fixed seeds. A few minutes on two cores.
+Prints a table; draws from fixed seeds. Some six minutes on two cores.
 """
 
 import argparse
@@ -20,10 +20,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+from scoring import table
 
 from ancdiff.artifacts import read_ensemble
 from ancdiff.config import Config, load_config
@@ -31,7 +30,6 @@ from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoising import Block, Conformers, denoising_blocks_loss, draw_blocks, split_blocks
 from ancdiff.diffusion.noise import centre
-from ancdiff.forcefield.energies import Scorer
 from ancdiff.molecules import Ensemble
 from ancdiff.sample import draw_conformers
 from ancdiff.training import LossPart, gradients
@@ -122,50 +120,6 @@ def sampling(config: Config, ensembles: dict[str, Ensemble], seconds: float) -> 
         )
 
 
-def scoring(config: Config, ensembles: dict[str, Ensemble], seconds: float, threads: int) -> None:
-    """Conformers per second, hydrogens placed and relaxed with heavy atoms fixed."""
-    for name in (next(iter(ensembles)), list(ensembles)[-1]):
-        ensemble = ensembles[name]
-        chosen = np.linspace(0, len(ensemble) - 1, 32).astype(np.int64)
-        positions = ensemble.positions_nm[chosen]
-        scorer = Scorer(ensemble.molecule, positions[0], config.forcefield, config.score, threads=threads)
-
-        def score(scorer: Scorer = scorer, chosen: np.ndarray = chosen, positions: np.ndarray = positions) -> int:
-            return len(list(scorer.rows(chosen, positions)))
-
-        ours = rate(score, seconds=seconds)
-        topology = str(BUNDLED_MD / name / "topology.pdb")
-        plain = rate(lambda t=topology, p=positions: _score_plainly(t, p[0], config), seconds=seconds)
-        line(
-            f"scoring {name}, {scorer.template.molecule.n_atoms} atoms",
-            ours,
-            plain,
-            "conformers/s",
-            "all anew for each",
-        )
-
-
-def _score_plainly(topology: str, positions_nm: np.ndarray, config: Config) -> int:
-    """One conformer as a short script would: add hydrogens, build the System, minimise with heavy atoms fixed."""
-    import openmm
-    from openmm import app, unit
-
-    platform = openmm.Platform.getPlatformByName("CPU")
-    modeller = app.Modeller(app.PDBFile(topology).topology, positions_nm.astype(float) * vars(unit)["nanometer"])
-    forcefield = app.ForceField("amber14/protein.ff14SB.xml", "implicit/obc2.xml")
-    modeller.addHydrogens(forcefield, platform=platform)
-    system = forcefield.createSystem(modeller.topology, nonbondedMethod=app.NoCutoff)
-    for atom in modeller.topology.atoms():
-        if atom.element is not app.element.hydrogen:
-            system.setParticleMass(atom.index, 0.0)
-    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
-    context.setPositions(modeller.positions)
-    tolerance: Any = config.score.tolerance_kj_mol_nm  # OpenMM's annotations say int
-    openmm.LocalEnergyMinimizer.minimize(context, tolerance, config.score.max_iterations)
-    context.getState(getEnergy=True).getPotentialEnergy()
-    return 1
-
-
 def overhead() -> None:
     """Seconds of a run with nothing to do."""
 
@@ -200,8 +154,9 @@ def main() -> None:
     print(f"{'what':34s} {'here':>10s} {'unit':14s} {'baseline':>10s}  {'the baseline is':48s} {'better':>8s}")
     training(config, ensembles, options.seconds)
     sampling(config, ensembles, options.seconds)
-    scoring(config, ensembles, options.seconds, options.threads)
     overhead()
+    print()
+    table()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 from ancdiff import cli
 from ancdiff.config import Config
-from ancdiff.errors import AncdiffError, ConfigError, InputError
+from ancdiff.errors import AncdiffError, ConfigError, InputError, StageError
 from ancdiff.workflow import SECTIONS
 
 
@@ -133,6 +133,10 @@ def test_check_shows_models_and_systems(monkeypatch, capsys, tiny: Path) -> None
         ("systems: {a: {sequence: ACE-ALA-NME, split: test}}\nsimulate: {source: run}", "no system to train on"),
         ("systems: {a: {topology: no.pdb, training: [no.xtc]}}", "there is no such file: no.pdb, no.xtc"),
         ("systems: {nothing: {sequence: ACE-TRP-NME}}", "there is no bundled MD"),
+        (
+            "systems: {ala: {sequence: ACE-ALA-NME}}\nforcefield: {xml: [amber14/protein.ff14SB.xml, my.xml]}",
+            "no such force-field file: my.xml",
+        ),
     ],
 )
 def test_check_finds_what_would_stop_the_run(monkeypatch, capsys, tmp_path: Path, text: str, what: str) -> None:
@@ -151,7 +155,7 @@ def test_score_by_hand_overrides_settings_and_prints_a_summary(monkeypatch, caps
         handed.update(options, settings=settings, threads_seen=os.environ["OMP_NUM_THREADS"])
 
     monkeypatch.setattr(score, "run", run)
-    monkeypatch.setattr(score, "summary", lambda table: f"summary of {table}")
+    monkeypatch.setattr(score, "summary", lambda table, kelvin: f"summary of {table} at {kelvin} K")
     monkeypatch.setattr(artifacts, "read_table", lambda path: path.name)
     for variable in cli._THREAD_VARIABLES:
         monkeypatch.setenv(variable, "1")
@@ -162,7 +166,35 @@ def test_score_by_hand_overrides_settings_and_prints_a_summary(monkeypatch, caps
     assert handed["settings"].forcefield.solvent == Config().forcefield.solvent
     assert (handed["topology"], handed["conformers"]) == (Path("x.pdb"), Path("y.xtc"))
     assert (handed["threads"], handed["threads_seen"], handed["max_conformers"]) == (3, "3", None)
-    assert "summary of energies.parquet" in capsys.readouterr().out
+    assert "summary of energies.parquet at 300.0 K" in capsys.readouterr().out
+
+
+def test_several_molecules_in_one_job_do_not_stop_each_other(monkeypatch, capsys, tmp_path: Path) -> None:
+    from ancdiff import artifacts, score
+
+    made = []
+
+    def run(settings, *, output, topology, **options) -> None:
+        if topology.name == "bad.pdb":
+            raise InputError("no such residue", where="bad.pdb")
+        made.append(output.name)
+
+    monkeypatch.setattr(score, "run", run)
+    monkeypatch.setattr(score, "summary", lambda table, kelvin: "fine")
+    monkeypatch.setattr(artifacts, "read_table", lambda path: None)
+    for variable in cli._THREAD_VARIABLES:
+        monkeypatch.setenv(variable, "1")
+    files = [
+        word
+        for name in ("a", "bad", "c")
+        for word in ("--topology", f"{name}.pdb", "--conformers", f"{name}.dcd", "--output", f"{name}.parquet")
+    ]
+    assert main(monkeypatch, "score", *files) == StageError.exit_code
+    assert made == ["a.parquet", "c.parquet"]
+    shown = capsys.readouterr()
+    assert "bad.parquet was not made: no such residue" in shown.err
+    assert "1 of 3 molecules could not be scored" in shown.err
+    assert main(monkeypatch, "score", *files, "--output", "d.parquet") == ConfigError.exit_code
 
 
 def test_sample_by_hand_sets_the_number_of_conformers(monkeypatch, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Systems by name: the same energies and forces as a plain OpenMM script, in parts that sum to the whole."""
 
+from pathlib import Path
+
 import numpy as np
 import openmm
 import pytest
@@ -58,8 +60,9 @@ def plain_system(topology: app.Topology, protein: str, solvent: str) -> openmm.S
         ("ff14SB", "gbn2"),
         ("ff14SB", "vacuum"),
         ("ff19SB", "obc2"),
+        ("ff19SB", "gbn2"),
         ("amber99sb-ildn", "obc2"),
-        ("charmm36", "gbn2"),
+        pytest.param("charmm36", "gbn2", marks=pytest.mark.slow),
     ],
 )
 def test_energies_and_forces_are_those_of_a_plain_script(peptide: Peptide, protein: str, solvent: str) -> None:
@@ -71,6 +74,67 @@ def test_energies_and_forces_are_those_of_a_plain_script(peptide: Peptide, prote
     assert energy == pytest.approx(plain_energy, rel=1e-5)
     # Forces of 1e3–1e4 kJ/mol/nm; the native and the custom solvent differ by the digits of Coulomb's constant.
     np.testing.assert_allclose(forces, plain_forces, atol=1e-5 * np.abs(plain_forces).max())
+
+
+@pytest.mark.parametrize("protein", ["ff14SB", "ff19SB", "amber99sb-ildn"])
+def test_native_obc2_is_the_xmls_with_every_force_field_and_with_a_cutoff(peptide: Peptide, protein: str) -> None:
+    for cutoff_nm in (None, 0.8):
+        settings = ForcefieldSettings(protein=protein, cutoff_nm=cutoff_nm)  # type: ignore[arg-type]
+        (native, forces), (custom, custom_forces) = (
+            energy_and_forces(
+                create_system(peptide.topology, settings, native_solvent=is_native), peptide.positions_nm, {5}
+            )
+            for is_native in (True, False)
+        )
+        assert native == pytest.approx(custom, rel=1e-5)
+        np.testing.assert_allclose(forces, custom_forces, atol=1e-5 * np.abs(custom_forces).max())
+
+
+@pytest.mark.parametrize("solvent", ["obc2", "gbn2"])
+def test_a_cutoff_is_that_of_a_plain_script_and_changes_the_energy(peptide: Peptide, solvent: str) -> None:
+    settings = ForcefieldSettings(solvent=solvent, cutoff_nm=0.9)  # type: ignore[arg-type]
+    energy, _ = energy_and_forces(create_system(peptide.topology, settings), peptide.positions_nm)
+    plain = app.ForceField(FILES["ff14SB"], f"implicit/{solvent}.xml").createSystem(
+        peptide.topology,
+        nonbondedMethod=app.CutoffNonPeriodic,
+        nonbondedCutoff=0.9 * unit.nanometer,
+        removeCMMotion=False,
+    )
+    assert energy == pytest.approx(energy_and_forces(plain, peptide.positions_nm)[0], rel=1e-5)
+    uncut = create_system(peptide.topology, ForcefieldSettings(solvent=solvent))  # type: ignore[arg-type]
+    assert abs(energy - energy_and_forces(uncut, peptide.positions_nm)[0]) > 1.0
+
+
+def test_own_force_field_files_are_taken_as_a_plain_script_takes_them(peptide: Peptide, tmp_path: Path) -> None:
+    own = tmp_path / "stiffer.xml"
+    source = Path(app.__file__).parent / "data" / "amber99sbildn.xml"
+    own.write_text(source.read_text().replace('k="284512.0"', 'k="300000.0"'))  # bonds of one kind
+    files = (str(own), "amber99_obc.xml")
+    energy, forces = energy_and_forces(
+        create_system(peptide.topology, ForcefieldSettings(xml=files)), peptide.positions_nm
+    )
+    plain = app.ForceField(*files).createSystem(peptide.topology, nonbondedMethod=app.NoCutoff, removeCMMotion=False)
+    plain_energy, plain_forces = energy_and_forces(plain, peptide.positions_nm)
+    assert energy == pytest.approx(plain_energy, rel=1e-6)
+    np.testing.assert_allclose(forces, plain_forces, atol=1e-5 * np.abs(plain_forces).max())
+    usual = create_system(peptide.topology, ForcefieldSettings(xml=("amber99sbildn.xml", "amber99_obc.xml")))
+    assert abs(energy - energy_and_forces(usual, peptide.positions_nm)[0]) > 0.01
+    # OpenMM's own files by name are the named force field, native solvent and all.
+    named, by_file = (
+        create_system(peptide.topology, settings)
+        for settings in (ForcefieldSettings(), ForcefieldSettings(xml=(FILES["ff14SB"], "implicit/obc2.xml")))
+    )
+    assert openmm.XmlSerializer.serialize(named) == openmm.XmlSerializer.serialize(by_file)
+
+
+def test_own_force_field_files_that_do_not_do_are_named(peptide: Peptide, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.xml"
+    broken.write_text("<ForceField><AtomTypes>")
+    for name in (str(broken), "not/there.xml"):
+        with pytest.raises(ConfigError, match="this force field cannot be read"):
+            create_system(peptide.topology, ForcefieldSettings(xml=(name,)))
+    with pytest.raises(InputError, match=r"tip3p\.xml has no parameters for this molecule"):
+        create_system(peptide.topology, ForcefieldSettings(xml=("tip3p.xml",)))
 
 
 def test_a_wrong_radius_would_be_seen(peptide: Peptide) -> None:
@@ -91,7 +155,7 @@ def test_obc2_is_native_unless_asked_otherwise(peptide: Peptide) -> None:
     assert openmm.CustomGBForce in {type(f) for f in system.getForces()}
 
 
-@pytest.mark.parametrize(("protein", "solvent"), [("ff14SB", "obc2"), ("charmm36", "gbn2"), ("ff19SB", "vacuum")])
+@pytest.mark.parametrize(("protein", "solvent"), [("ff14SB", "obc2"), ("amber99sb-ildn", "gbn2"), ("ff19SB", "vacuum")])
 def test_the_parts_sum_to_the_whole(peptide: Peptide, protein: str, solvent: str) -> None:
     settings = ForcefieldSettings(protein=protein, solvent=solvent)  # type: ignore[arg-type]
     system = create_system(peptide.topology, settings)

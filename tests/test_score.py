@@ -1,6 +1,7 @@
 """The stage `score`: from files to a table, one row for each conformer, and on from where it was killed."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,12 @@ def trajectory(alanine: Peptide, tmp_path: Path) -> Path:
     return path
 
 
+REAL = Path(os.environ.get("ANCDIFF_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real structures at {REAL} (ANCDIFF_TEST_DATA)")
+
+
 def settings(**changes: Any) -> StageConfig:
-    return StageConfig({"forcefield": {"platform": "Reference"}, "score": changes})
+    return StageConfig({"systems": {}, "forcefield": {"platform": "Reference"}, "score": changes})
 
 
 def run(
@@ -193,9 +198,108 @@ def test_files_that_do_not_do_stop_with_a_reason(alanine: Peptide, trajectory: P
     assert not (tmp_path / "x.parquet").exists()
 
 
+def test_a_trajectory_that_is_cut_or_empty_stops_with_a_reason(
+    alanine: Peptide, trajectory: Path, tmp_path: Path
+) -> None:
+    import mdtraj
+
+    topology = trajectory.parent / "topology.pdb"
+    whole = tmp_path / "whole.xtc"
+    mdtraj.Trajectory(conformers_of(alanine, 12), mdtraj.load_topology(str(topology))).save_xtc(str(whole))
+    assert (run(whole, tmp_path / "xtc.parquet", topology=topology, relax="none")["status"] == "ok").all()
+    for name, length in (("cut", 200), ("empty", 0)):
+        damaged = tmp_path / f"{name}.xtc"
+        damaged.write_bytes(whole.read_bytes()[:length])
+        with pytest.raises(InputError, match="cannot be read") as caught:
+            run(damaged, tmp_path / "x.parquet", topology=topology)
+        assert caught.value.exit_code == 3
+        assert f"{name}.xtc" in str(caught.value)
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_conformers_in_another_order_stop_with_a_reason(alanine: Peptide, trajectory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other" / "o.dcd"
+    write_ensemble(path, Ensemble(heavy(alanine), conformers_of(alanine, 3)[:, ::-1]))
+    with pytest.raises(InputError, match="another molecule, or their atoms are in another order"):
+        run(path, tmp_path / "x.parquet", topology=trajectory.parent / "topology.pdb")
+
+
+def test_what_was_decided_about_the_molecule_stands_in_the_record(trajectory: Path, tmp_path: Path) -> None:
+    run(trajectory, tmp_path / "ala.parquet", relax="none")
+    scored = read_json(tmp_path / "ala.json")["scored"]
+    assert scored["hydrogens"] == "added at pH 7: the input has none"
+    assert scored["termini"] == {"charged_amino": [], "charged_carboxyl": [], "caps": ["ACE 1", "NME 3"]}
+    assert (scored["left_out"], scored["added_atoms"], scored["disulfides"]) == ({}, {}, [])
+    assert "cutoff_error" not in scored
+
+
+def test_a_cutoffs_error_is_measured_and_recorded(trajectory: Path, tmp_path: Path) -> None:
+    def scored(cutoff_nm: float) -> dict[str, Any]:
+        score.run(
+            StageConfig(
+                {
+                    "systems": {},
+                    "forcefield": {"platform": "Reference", "cutoff_nm": cutoff_nm},
+                    "score": {"relax": "none"},
+                }
+            ),
+            topology=trajectory.parent / "topology.pdb",
+            conformers=trajectory,
+            output=tmp_path / f"{cutoff_nm}.parquet",
+            max_conformers=None,
+            threads=1,
+        )
+        return read_json(tmp_path / f"{cutoff_nm}.json")["scored"]["cutoff_error"]
+
+    exact = run(trajectory, tmp_path / "exact.parquet", relax="none")["energy_kj_mol"].to_numpy()
+    error = scored(0.5)
+    found = read_table(tmp_path / "0.5.parquet")["energy_kj_mol"].to_numpy() - exact
+    some = score.evenly_spaced(12, 8)
+    assert error["conformers"] == 8
+    # The two tables have hydrogens placed by templates that were relaxed with and without the cutoff.
+    assert error["first_kj_mol"] == pytest.approx(found[0], abs=0.2)
+    assert error["mean_kj_mol"] == pytest.approx(found[some].mean(), abs=0.2)
+    assert error["spread_kj_mol"] == pytest.approx(found[some].std(), abs=0.1)
+    assert abs(error["first_kj_mol"]) > 0.1
+    # Beyond the molecule only the shift of Coulomb's energy is left, which is the same for all conformers.
+    assert scored(3.0)["spread_kj_mol"] < 1e-3
+
+
 def test_settings_and_inputs_stand_in_the_record(trajectory: Path, tmp_path: Path) -> None:
     run(trajectory, tmp_path / "ala.parquet", relax="none")
     record = json.loads((tmp_path / "ala.json").read_text())
     assert record["settings"]["score"]["relax"] == "none"
     assert record["stage"] == "score"
     assert len(record["parents"]) == 2
+
+
+@real_data
+@pytest.mark.parametrize("name", ["chig", "deca-ala", "alanine-dipeptide"])
+def test_a_real_structure_has_the_energy_of_a_plain_script(name: str, tmp_path: Path) -> None:
+    """PDB file in, table out, against nothing but OpenMM's application layer on the same atoms."""
+    import openmm
+    from openmm import app
+
+    path = REAL / "pdb_for_energy" / f"{name}.pdb"
+    row = run(path, tmp_path / "real.parquet", topology=path, relax="none").iloc[0]
+    pdb = app.PDBFile(str(path))
+    system = app.ForceField("amber14/protein.ff14SB.xml", "implicit/obc2.xml").createSystem(pdb.topology)
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    context.setPositions(pdb.positions)
+    plain = context.getState(energy=True).getPotentialEnergy()._value
+    assert row["energy_kj_mol"] == pytest.approx(plain, rel=1e-5)
+
+
+@real_data
+def test_a_real_protein_has_its_disulfides_and_none_of_its_water(tmp_path: Path) -> None:
+    folder = REAL / "atlas_3tvj_I"
+    table = run(
+        folder / "3tvj_I_R1.xtc", tmp_path / "3tvj.parquet", topology=folder / "3tvj_I.pdb", relax="none", maximum=2
+    )
+    scored = read_json(tmp_path / "3tvj.json")["scored"]
+    assert scored["disulfides"] == ["CYS 7 and CYS 22", "CYS 17 and CYS 36", "CYS 20 and CYS 31"]
+    assert (table["status"] == "ok").all()
+    assert (table["nonbonded_kj_mol"] < 2000).all()  # without the bridges' bonds: 10,000
+    villin = REAL / "pdb_for_energy" / "villin_solvated.pdb"
+    run(villin, tmp_path / "villin.parquet", topology=villin, relax="none")
+    assert read_json(tmp_path / "villin.json")["scored"]["left_out"] == {"Cl": 2, "HOH": 2761}

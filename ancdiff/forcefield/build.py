@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from ancdiff.basins import BASIN_CENTRES_DEG, dihedrals
 from ancdiff.config import ForcefieldSettings
-from ancdiff.errors import StageError
+from ancdiff.errors import ConfigError, StageError
 from ancdiff.forcefield.hydrogens import add_hydrogens, rotate
 from ancdiff.forcefield.platforms import platform_by_name
 from ancdiff.forcefield.residues import CHI_TORSIONS, RESIDUES
@@ -38,11 +38,18 @@ def build_peptide(name: str, sequence: str, settings: ForcefieldSettings) -> Pep
     """Build an all-atom L peptide; draws no random numbers (the embedding has a fixed seed).
 
     Raises:
+        ConfigError: histidine's state is to follow hydrogen bonds, which a sequence does not have.
         ValueError: the sequence is impossible (see `ancdiff.sequences.check_sequence`).
         StageError: no structure with the right handedness was found.
     """
     topology, heavy_nm = _heavy_atoms(sequence)
-    topology, positions_nm = add_hydrogens(topology, heavy_nm)
+    if "HIS" in sequence.split("-") and settings.histidine == "hydrogen_bonds":
+        raise ConfigError(
+            "a peptide built from its sequence has no hydrogen bonds to decide its histidine by",
+            where=f"forcefield.histidine, system '{name}', {sequence}",
+            fix="set forcefield.histidine: HIE (or HID), which simulation and scoring then share",
+        )
+    topology, positions_nm = add_hydrogens(topology, heavy_nm, settings)
     molecule = molecule_of_topology(topology, name)
     heavy = np.flatnonzero(np.array(molecule.elements) != "H")
     relaxed_nm = minimise(create_system(topology, settings), positions_nm)

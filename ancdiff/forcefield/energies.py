@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
 
 from ancdiff.chemistry import REFUSALS
 from ancdiff.config import ForcefieldSettings, ScoreSettings
-from ancdiff.errors import InputError
+from ancdiff.forcefield.checks import check_atoms, check_units, first_good_conformer
 from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol
+from ancdiff.forcefield.prepare import prepare_solute, usable_structure
 from ancdiff.forcefield.relax import Relaxer
 from ancdiff.forcefield.small_molecules import NO_ELECTRONS, longest_bonds_nm, make_small_template
-from ancdiff.forcefield.system import GROUPS
+from ancdiff.forcefield.system import GROUPS, create_system
 from ancdiff.forcefield.template import Template, make_template
-from ancdiff.molecules import Molecule, signed_volumes
+from ancdiff.molecules import Ensemble, Molecule, signed_volumes
 
 # Reasons for which a conformer has no energy, and so gets no Boltzmann weight.
 FAILURES: dict[str, str] = {
@@ -32,28 +35,8 @@ _TOO_NEAR_NM = 0.05
 _CLASH_FRACTION = 0.6
 _CONVERGED_FACTOR = 10.0
 _VDW_RADII_NM = {"H": 0.120, "C": 0.170, "N": 0.155, "O": 0.152, "S": 0.180}
-_PLAUSIBLE_BOND_NM = (0.05, 0.5)
 _BATCH = 256
-
-
-def check_units(molecule: Molecule, positions_nm: Float[np.ndarray, "conformers atoms 3"]) -> None:
-    """Positions are in nm, by the median bond length of the finite conformers.
-
-    Raises:
-        InputError: bonds are as long as if Å (or pm) had been taken for nm.
-    """
-    finite = positions_nm[np.isfinite(positions_nm).all(axis=(1, 2))].astype(np.float64)
-    if len(finite) == 0 or len(molecule.bonds) == 0:
-        return
-    ends = finite[:, molecule.bonds]
-    median = float(np.median(np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1)))
-    if median < _PLAUSIBLE_BOND_NM[0] or median > _PLAUSIBLE_BOND_NM[1]:
-        looks = "Å where nm belongs" if median > _PLAUSIBLE_BOND_NM[1] else "ten times too small"
-        raise InputError(
-            f"wrong units: the median bond is {median:.3g} nm long; the coordinates look like {looks}",
-            where=molecule.name,
-            fix="write the trajectory in its format's own unit (DCD and PDB: Å; XTC and GRO: nm), with mdtraj from nm",
-        )
+_AS_PLACED = ScoreSettings(relax="none")
 
 
 class Scorer:
@@ -66,17 +49,20 @@ class Scorer:
         forcefield: ForcefieldSettings,
         score: ScoreSettings,
         *,
+        structure_nm: Float[np.ndarray, "input 3"] | None = None,
         threads: int = 1,
     ) -> None:
-        self.molecule, self._score = molecule, score
+        self._score, self._forcefield = score, forcefield
         self._temperature_kelvin = forcefield.temperature_kelvin
-        small = molecule.bond_orders is not None
-        make = make_small_template if small else make_template
-        self.template: Template = make(molecule, example_nm, forcefield)
-        self._longest_bonds_nm = longest_bonds_nm(molecule) if small else np.full(len(molecule.bonds), np.inf)
+        if molecule.bond_orders is not None:
+            self.template: Template = make_small_template(molecule, example_nm, forcefield)
+            self._longest_bonds_nm = longest_bonds_nm(molecule)
+        else:
+            self.template = make_template(molecule, example_nm, forcefield, structure_nm=structure_nm)
+            self._longest_bonds_nm = np.full(len(self.template.input_molecule.bonds), np.inf)
+        self.molecule = self.template.input_molecule
         self.relaxer = Relaxer(self.template, forcefield, score, threads=threads)
-        self._pairs = np.argwhere(np.triu(np.ones((molecule.n_atoms, molecule.n_atoms), dtype=bool), k=1))
-        self._nearest_nm = nearest_allowed_nm(molecule)[self._pairs[:, 0], self._pairs[:, 1]]
+        self._nearest_nm = nearest_allowed_nm(self.molecule)
 
     def rows(
         self, conformers: Int[np.ndarray, " chosen"], positions_nm: Float[np.ndarray, "chosen input 3"]
@@ -87,16 +73,28 @@ class Scorer:
             whole_nm = self.template.place(batch_nm)
             for k, number in enumerate(conformers[first : first + _BATCH]):
                 start = time.perf_counter()
-                row = self._row(batch_nm[k], whole_nm[k])
+                row = self._row(batch_nm[k, self.template.kept], whole_nm[k])
                 yield {"conformer": int(number), **row, "wall_seconds": time.perf_counter() - start}
 
-    def _row(self, input_nm: Float[np.ndarray, "input 3"], whole_nm: Float[np.ndarray, "atoms 3"]) -> dict[str, Any]:
+    def cutoff_errors_kj_mol(
+        self, positions_nm: Float[np.ndarray, "conformers input 3"]
+    ) -> Float[np.ndarray, " conformers"]:
+        """Energy with the cutoff minus energy without, hydrogens placed and not relaxed."""
+        exact = self._forcefield.model_copy(update={"cutoff_nm": None})
+        without = Relaxer(
+            replace(self.template, system=create_system(self.template.topology, exact)), exact, _AS_PLACED
+        )
+        whole_nm = self.template.place(positions_nm)
+        return np.array([self.relaxer.energy_kj_mol(x) - without.energy_kj_mol(x) for x in whole_nm])
+
+    def _row(self, input_nm: Float[np.ndarray, "kept 3"], whole_nm: Float[np.ndarray, "atoms 3"]) -> dict[str, Any]:
         row = _failed_row()
         if not np.isfinite(input_nm).all():
             return row | {"status": "nan_input"}
-        pairs = self._pairs
+        nearest_nm = self._nearest_nm
+        pairs = cKDTree(input_nm).query_pairs(max(nearest_nm.max(), _TOO_NEAR_NM), output_type="ndarray")
         distances_nm = np.linalg.norm(input_nm[pairs[:, 0]] - input_nm[pairs[:, 1]], axis=-1)
-        row["clashes"] = int(np.sum(distances_nm < self._nearest_nm))
+        row["clashes"] = int(np.sum(distances_nm < nearest_nm[pairs[:, 0], pairs[:, 1]]))
         if distances_nm.min(initial=np.inf) < _TOO_NEAR_NM:
             return row | {"status": "clash"}
         if self._wrong_hand(input_nm):
@@ -106,7 +104,7 @@ class Scorer:
         return row | self._energies(input_nm, whole_nm)
 
     def _energies(
-        self, input_nm: Float[np.ndarray, "input 3"], whole_nm: Float[np.ndarray, "atoms 3"]
+        self, input_nm: Float[np.ndarray, "kept 3"], whole_nm: Float[np.ndarray, "atoms 3"]
     ) -> dict[str, Any]:
         import openmm
 
@@ -120,7 +118,7 @@ class Scorer:
         if not (np.isfinite(total) and np.isfinite(placed)):
             return {"status": "nan_energy"}
         moved_nm = relaxed.positions_nm[self.template.input_atoms] - input_nm
-        found = {"displacement_nm": float(np.sqrt(np.mean(np.sum(moved_nm**2, axis=-1))))}
+        found = {"displacement_nm": float(np.sqrt(np.mean(np.sum(moved_nm**2, axis=-1)))), "steps": relaxed.steps}
         if self._wrong_hand(relaxed.positions_nm[self.template.input_atoms]):
             return found | {"status": "broken_chirality"}
         if self._broken_bond(relaxed.positions_nm[self.template.input_atoms]):
@@ -131,6 +129,7 @@ class Scorer:
         energies = {
             "energy_kj_mol": total + entropy,
             "energy_placed_kj_mol": placed,
+            "energy_hydrogens_kj_mol": relaxed.hydrogens_kj_mol,
             "strain_kj_mol": placed - total,
             "hydrogen_entropy_kj_mol": entropy,
         }
@@ -142,34 +141,42 @@ class Scorer:
         hydrogens = self.template.placer.hydrogens
         return hydrogen_entropy_kj_mol(self.relaxer.forces_kj_mol_nm, relaxed_nm, hydrogens, self._temperature_kelvin)
 
-    def _broken_bond(self, input_nm: Float[np.ndarray, "input 3"]) -> bool:
+    def _broken_bond(self, input_nm: Float[np.ndarray, "kept 3"]) -> bool:
         ends = input_nm[self.molecule.bonds]
         return bool((np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1) > self._longest_bonds_nm).any())
 
-    def _wrong_hand(self, input_nm: Float[np.ndarray, "input 3"]) -> bool:
+    def _wrong_hand(self, input_nm: Float[np.ndarray, "kept 3"]) -> bool:
         return bool((signed_volumes(input_nm[None], self.molecule.stereocentres) <= 0).any())
 
 
-def first_good_conformer(
-    molecule: Molecule, positions_nm: Float[np.ndarray, "conformers atoms 3"]
-) -> Float[np.ndarray, "atoms 3"]:
-    """The first conformer that is finite with all bonds between 0.08 and 0.25 nm; else the first finite one.
+def open_scorer(
+    ensemble: Ensemble,
+    forcefield: ForcefieldSettings,
+    score: ScoreSettings,
+    *,
+    structure_nm: Float[np.ndarray, "atoms 3"] | None = None,
+    threads: int = 1,
+) -> "Scorer":
+    """A scorer of an ensemble's molecule, after its units and atoms were checked.
+
+    ``structure_nm`` are the topology's own coordinates, where it has any: they decide what is bonded.
 
     Raises:
-        InputError: no conformer is finite.
+        InputError: wrong units, conformers of another molecule, nothing finite, a residue or atom that is not known.
     """
-    finite = np.flatnonzero(np.isfinite(positions_nm).all(axis=(1, 2)))
-    if len(finite) == 0:
-        raise InputError(
-            "no conformer has finite coordinates", where=molecule.name, fix="make the conformers again: all are NaN"
-        )
-    for k in finite:
-        ends = positions_nm[k][molecule.bonds]
-        lengths_nm = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1)
-        right_hand = (signed_volumes(positions_nm[k : k + 1], molecule.stereocentres) > 0).all()
-        if right_hand and (lengths_nm > 0.08).all() and (lengths_nm < 0.25).all():
-            return positions_nm[k]
-    return positions_nm[finite[0]]
+    molecule, positions_nm = ensemble.molecule, ensemble.positions_nm
+    check_units(molecule, positions_nm)
+    if molecule.bond_orders is not None:  # no protein: it comes with all that it is
+        example_nm = positions_nm[first_good_conformer(molecule, positions_nm)]
+        return Scorer(molecule, example_nm, forcefield, score, threads=threads)
+    structure_nm = usable_structure(molecule, structure_nm)
+    finite = np.flatnonzero(np.isfinite(positions_nm).all(axis=(1, 2)))[:1]
+    evidence_nm = positions_nm[finite] if structure_nm is None else structure_nm[None]
+    solute = prepare_solute(molecule, evidence_nm, own_residues=bool(forcefield.xml))
+    solute_nm = positions_nm[:, solute.atoms]
+    check_atoms(solute.molecule, solute_nm)
+    example_nm = positions_nm[first_good_conformer(solute.molecule, solute_nm)]
+    return Scorer(molecule, example_nm, forcefield, score, structure_nm=structure_nm, threads=threads)
 
 
 def nearest_allowed_nm(molecule: Molecule) -> Float[np.ndarray, "atoms atoms"]:
@@ -181,6 +188,6 @@ def nearest_allowed_nm(molecule: Molecule) -> Float[np.ndarray, "atoms atoms"]:
 
 
 def _failed_row() -> dict[str, Any]:
-    empty = ("energy_kj_mol", "energy_placed_kj_mol", *(f"{part}_kj_mol" for part in GROUPS))
+    empty = ("energy_kj_mol", "energy_placed_kj_mol", "energy_hydrogens_kj_mol", *(f"{part}_kj_mol" for part in GROUPS))
     empty += ("hydrogen_entropy_kj_mol", "strain_kj_mol", "displacement_nm")
-    return dict.fromkeys(empty, np.nan) | {"clashes": 0, "status": "ok"}
+    return dict.fromkeys(empty, np.nan) | {"steps": 0, "clashes": 0, "status": "ok"}

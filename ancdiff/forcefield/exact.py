@@ -81,7 +81,7 @@ class ExactScorer:
         import openmm
 
         row: dict[str, Any] = {name: np.nan for name, kind in ENERGY_COLUMNS.items() if kind == "float64"}
-        row |= {"clashes": 0}
+        row |= {"clashes": 0, "steps": 0}
         if not np.isfinite(x_nm).all():
             return row | {"status": "nan_input"}
         near = self.potential.distances(x_nm / self._length_nm) < self.potential.nearest

@@ -5,7 +5,7 @@ template. That costs microseconds for each conformer; relaxation does the rest.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +13,29 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from ancdiff.config import ForcefieldSettings
 from ancdiff.errors import InputError
-from ancdiff.forcefield.platforms import platform_by_name
-from ancdiff.forcefield.system import load_forcefield
+from ancdiff.forcefield.platforms import platform_by_name, setup_platform, single_threaded
+from ancdiff.forcefield.system import PROTEIN_FILES, load_forcefield
 from ancdiff.forcefield.topology import neighbour_lists
 from ancdiff.molecules import Molecule
 
 _PROTONATION_SEED = 7
-_PH = 7.0
-# States are fixed, not guessed from one conformer: neutral histidine carries its hydrogen on NE2.
-_VARIANTS = {"HIS": "HIE", "HID": "HID", "HIE": "HIE", "HIP": "HIP", "ASH": "ASH", "GLH": "GLH", "LYN": "LYN"}
+# Below, both nitrogens of histidine carry a hydrogen (the pKa that OpenMM's own rules have).
+_HISTIDINE_PKA = 6.5
 
 
-def add_hydrogens(topology: Any, positions_nm: Float[np.ndarray, "atoms 3"]) -> tuple[Any, np.ndarray]:
-    """Topology and positions with hydrogens at pH 7: Asp, Glu, Lys, Arg charged, His neutral (HIE), Cys by its bonds.
+def add_hydrogens(
+    topology: Any,
+    positions_nm: Float[np.ndarray, "atoms 3"],
+    settings: ForcefieldSettings,
+    states: Mapping[int, str] | None = None,
+) -> tuple[Any, np.ndarray]:
+    """Topology and positions with hydrogens at ``forcefield.ph``; ``states`` of residues by index go before its rules.
 
-    Their rough places come from ff14SB in vacuum, whichever force field is used later.
+    Asp, Glu and Lys by OpenMM's model pKa (4.0, 4.4, 10.4), Arg and Tyr as at pH 7, Cys by its bonds, His doubly
+    protonated up to pH 6.5 and ``forcefield.histidine`` above. Their rough places come from ff14SB in vacuum,
+    whichever force field is used later.
     Deterministic: OpenMM starts the hydrogens at places from Python's global generator, which is lent a fixed seed.
 
     Raises:
@@ -38,25 +45,34 @@ def add_hydrogens(topology: Any, positions_nm: Float[np.ndarray, "atoms 3"]) -> 
 
     nanometer = vars(unit)["nanometer"]  # made at run time, where type checkers do not see it
     modeller = app.Modeller(topology, np.asarray(positions_nm, dtype=np.float64) * nanometer)
-    variants = [_variant(residue) for residue in topology.residues()]
-    forcefield, platform = load_forcefield("ff14SB", "vacuum"), platform_by_name("Reference")
+    named = states or {}
+    variants = [_variant(residue, named.get(residue.index), settings) for residue in topology.residues()]
+    forcefield = load_forcefield(PROTEIN_FILES["ff14SB"])
+    platform = platform_by_name(setup_platform(2 * topology.getNumAtoms()))  # about as many hydrogens
     try:
-        with _fixed_global_random(_PROTONATION_SEED):
-            modeller.addHydrogens(forcefield, pH=_PH, variants=variants, platform=platform)
+        with _fixed_global_random(_PROTONATION_SEED), single_threaded(platform):
+            modeller.addHydrogens(forcefield, pH=settings.ph, variants=variants, platform=platform)
     except (ValueError, KeyError) as error:
         raise InputError(
             f"hydrogens cannot be added to this molecule: {error}",
             where="topology",
-            fix="use the standard amino acids and caps (ACE, NME), with all their heavy atoms and PDB atom names",
+            fix="use the standard amino acids and caps (ACE, NME, NH2), with PDB atom names, or give all hydrogens",
         ) from error
     return modeller.topology, np.array(modeller.positions.value_in_unit(nanometer), dtype=np.float64)
 
 
-def _variant(residue: Any) -> str | None:
-    if residue.name in ("CYS", "CYX"):
+def _variant(residue: Any, state: str | None, settings: ForcefieldSettings) -> str | None:
+    """Name of the state for OpenMM; None leaves the choice to its rules."""
+    if residue.name == "CYS":
         bridged = any({bond[0].name, bond[1].name} == {"SG"} for bond in residue.external_bonds())
         return "CYX" if bridged else "CYS"
-    return _VARIANTS.get(residue.name)
+    if state is not None:
+        return state
+    if residue.name == "HIS":
+        if settings.ph <= _HISTIDINE_PKA:
+            return "HIP"
+        return None if settings.histidine == "hydrogen_bonds" else settings.histidine
+    return None
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """OpenMM platforms, always chosen by name: left alone, OpenMM takes an OpenCL runtime that may crash the process."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -32,6 +34,25 @@ def auto_platform(atoms: int, custom_solvent: bool) -> str:
     if atoms <= (REFERENCE_ATOMS_CUSTOM if custom_solvent else REFERENCE_ATOMS):
         return "Reference"
     return "CUDA" if cuda_works() else "CPU"
+
+
+def setup_platform(atoms: int) -> str:
+    """Platform for the work that is done once for a molecule: it must not depend on threads or on a GPU."""
+    return "Reference" if atoms <= REFERENCE_ATOMS else "CPU"
+
+
+@contextmanager
+def single_threaded(platform: Any) -> Iterator[None]:
+    """Contexts that others make on the CPU platform meanwhile have one thread and add up in a fixed order."""
+    wanted = platform_properties(platform, 1)
+    before = {name: platform.getPropertyDefaultValue(name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            platform.setPropertyDefaultValue(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            platform.setPropertyDefaultValue(name, value)
 
 
 def platform_by_name(name: str) -> Any:

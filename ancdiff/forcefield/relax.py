@@ -6,41 +6,52 @@ each; ``none`` is the density of the all-atom conformers as they are.
 """
 
 import copy
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ancdiff.config import ForcefieldSettings, ScoreSettings
-from ancdiff.forcefield.hydrogens import Rotor, turn_rotor
-from ancdiff.forcefield.lbfgs import minimise_lbfgs
+from ancdiff.forcefield.lbfgs import Function, Minimum, minimise_lbfgs
 from ancdiff.forcefield.metric import HydrogenMetric
 from ancdiff.forcefield.platforms import choose_platform, platform_properties
+from ancdiff.forcefield.rotors import promising_turns, turned
 from ancdiff.forcefield.small_molecules import ModelMetric, SmallTemplate
+from ancdiff.forcefield.surrogate import Surrogate, state_forces
 from ancdiff.forcefield.system import GROUPS, RESTRAINT_GROUP
 from ancdiff.forcefield.template import Template
 
 _MAX_STEP_NM = 0.03
-_SCAN = 12  # positions of a rotor over its period when its other minima are looked for
-_FEW_ROTORS = 4
-_PROFILE_MARGIN_KJ_MOL = 4.0  # relaxation may lower a minimum of the rigid profile by so much against another
+# Stiffness that the metric takes an added heavy atom to have: that of a bond's angle more than of its stretch.
+_ADDED_HEAVY_KJ_MOL_NM2 = 1e5
+# Corrections of the stand-in at most, and the share of the force that one must leave at most to be worth the next.
+_CORRECTIONS = 16
+_WORTH_IT = 0.95
+_CHEAP_STEPS = 40  # of the stand-in between two corrections
 ENERGY_GROUPS = set(GROUPS.values())
 
 
 @dataclass(frozen=True, eq=False)
 class Relaxed:
-    """A relaxed conformer: positions, energy without a restraint's, and the RMS force on the atoms that move."""
+    """A relaxed conformer: positions, energy without a restraint's, and the RMS force on the atoms that move.
+
+    ``hydrogens_kj_mol`` is the energy once the hydrogens were relaxed, ``steps`` the full energies that it took.
+    """
 
     positions_nm: Float[np.ndarray, "atoms 3"]
     energy_kj_mol: float
     rms_force_kj_mol_nm: float
+    hydrogens_kj_mol: float = float("nan")
+    steps: int = 0
 
 
 class Relaxer:
-    """One System and one Context of a molecule. The System has no constraints: bonds to hydrogen are flexible here."""
+    """One System and one Context of a molecule. The System has no constraints: bonds to hydrogen are flexible here.
+
+    On the CPU platform a `Surrogate` takes most of the hydrogens' steps where there is an implicit solvent.
+    """
 
     def __init__(
         self, template: Template, forcefield: ForcefieldSettings, score: ScoreSettings, *, threads: int = 1
@@ -49,28 +60,31 @@ class Relaxer:
 
         self.mode, self._score = score.relax, score
         system = copy.deepcopy(template.system)
-        heavy = template.placer.heavy
+        self._held = template.held
+        self._hydrogens = template.placer.hydrogens
+        self._small = isinstance(template, SmallTemplate)
         self.moving: Int[np.ndarray, " moving"] = np.arange(template.molecule.n_atoms)
-        if self.mode == "hydrogens":
-            # OpenMM's minimiser leaves massless particles where they are, to the last bit.
-            for atom in heavy:
-                system.setParticleMass(int(atom), 0.0)
-            self.moving = np.setdiff1d(self.moving, heavy)
-        self._restraint = _add_restraint(system, heavy, score) if self.mode == "restrained" else None
-        self._heavy = heavy
+        if not self._small or self.mode == "hydrogens":
+            self.moving = np.setdiff1d(self.moving, self._held)
+        self._restraint = _add_restraint(system, self._held, score) if self.mode == "restrained" else None
         self._metric: HydrogenMetric | ModelMetric | None = None
         if isinstance(template, SmallTemplate):
             self._metric = ModelMetric(template, self.moving)
-        elif self.mode == "hydrogens":
+        elif self.mode != "none":
             self._metric = HydrogenMetric(template, system)
+        # What goes down: of a small molecule all that is asked for at once, of others the hydrogens first.
+        self._descent_groups = ENERGY_GROUPS | ({RESTRAINT_GROUP} if self._small else set())
         self._rotors = () if self.mode == "none" else template.placer.polar_rotors
-        self._precondition: Callable[[np.ndarray], np.ndarray] | None = None
         platform = choose_platform(forcefield.platform, system)
         self.platform = platform.getName()
         self.system = system
         self.context: Any = openmm.Context(
             system, openmm.VerletIntegrator(0.001), platform, platform_properties(platform, threads)
         )
+        solvated = any(force.getForceGroup() == GROUPS["solvation"] for force in system.getForces())
+        worth_it = self.mode != "none" and self.platform == "CPU" and solvated
+        self.surrogate = Surrogate(system, threads=threads) if worth_it else None
+        self._steps = 0
 
     def energy_kj_mol(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> float:
         """Potential energy, without a restraint's."""
@@ -80,7 +94,7 @@ class Relaxer:
     def forces_kj_mol_nm(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Float[np.ndarray, "atoms 3"]:
         """Forces on all atoms, without a restraint's."""
         self.context.setPositions(positions_nm)
-        return _forces(self.context.getState(forces=True, groups=ENERGY_GROUPS))
+        return state_forces(self.context.getState(forces=True, groups=ENERGY_GROUPS))
 
     def parts_kj_mol(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> dict[str, float]:
         """Potential energy by force group; the parts sum to the whole."""
@@ -91,130 +105,167 @@ class Relaxer:
         }
 
     def relax(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Relaxed:
-        """The nearest minimum, or a lower one where rotatable polar hydrogens are turned."""
-        if self.mode == "none" or len(self.moving) == 0:
+        """Hydrogens (and heavy atoms that were added) first, then as the mode says; the input's atoms start as given.
+
+        The nearest minimum, or a lower one where rotatable polar hydrogens are turned.
+        """
+        if self.mode == "none":
             return Relaxed(positions_nm, self.energy_kj_mol(positions_nm), 0.0)
+        self._steps = 0
         if self._restraint is not None:
-            for k, atom in enumerate(self._heavy):
-                self._restraint.setParticleParameters(k, int(atom), tuple(positions_nm[atom]))
-            self._restraint.updateParametersInContext(self.context)
-        # The heavy atoms stay, and so does the metric.
-        self._precondition = None if self._metric is None else self._metric.at(positions_nm)
-        best = self._minimise(positions_nm)
-        for turns in self._promising_turns(best.positions_nm):
-            turned_nm = best.positions_nm
-            for rotor, angle_rad in turns:
-                turned_nm = turn_rotor(turned_nm, rotor, angle_rad)
-            tried = self._minimise(turned_nm)
+            self._hold_at(positions_nm)
+        best = self._relax_placed(positions_nm)
+        if not self._small or self.mode == "hydrogens":
+            best = replace(best, hydrogens_kj_mol=best.energy_kj_mol)
+        if not self._small and self.mode != "hydrogens":
+            best = self._relax_all(best)
+        return replace(best, steps=self._steps)
+
+    def _relax_placed(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Relaxed:
+        """The input's heavy atoms fixed."""
+        if len(self.moving) == 0:
+            return Relaxed(positions_nm, self.energy_kj_mol(positions_nm), 0.0)
+        precondition = self._metric_at(positions_nm)  # the heavy atoms stay, and so does the metric
+        best = self._minimise_moving(positions_nm, precondition)
+        starts = self._score.polar_hydrogen_starts
+        for turns in promising_turns(self._rotors, self._scan_forces, best.positions_nm, starts=starts):
+            tried = self._minimise_moving(turned(best.positions_nm, turns), precondition)
             if tried.energy_kj_mol < best.energy_kj_mol:
                 best = tried
         return best
 
-    def _promising_turns(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> list[list[tuple[Rotor, float]]]:
-        """Turns of polar hydrogens that may lead to a lower minimum; each is a start to relax from.
+    def _scan_forces(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Float[np.ndarray, "atoms 3"]:
+        """Forces by which other minima are looked for; what is found is judged by the full energy."""
+        if self.surrogate is None:
+            return self.forces_kj_mol_nm(positions_nm)
+        return self.surrogate.energy_and_forces(positions_nm)[1]
 
-        With few rotors every other minimum of a rotor's profile that is not far above is a start of its own. With many
-        they turn together, each to its lowest minimum if that lies lower.
-        """
-        starts = self._score.polar_hydrogen_starts
-        if starts == 1 or not self._rotors:
-            return []
-        single = len(self._rotors) <= _FEW_ROTORS
-        margin = _PROFILE_MARGIN_KJ_MOL if single else -_PROFILE_MARGIN_KJ_MOL
-        turns = []
-        for rotor, profile in zip(self._rotors, self._rotor_profiles(positions_nm), strict=True):
-            minima = np.flatnonzero((profile < np.roll(profile, 1)) & (profile <= np.roll(profile, -1)))
-            good = [int(k) for k in minima if k not in (0, 1, _SCAN - 1) and profile[k] < profile[0] + margin]
-            chosen = sorted(good, key=lambda k, profile=profile: float(profile[k]))[: starts - 1 if single else 1]
-            turns += [(rotor, 2 * np.pi / rotor.symmetry * k / _SCAN) for k in chosen]
-        if single or not turns:
-            return [[turn] for turn in turns]
-        return [turns]
+    def _metric_at(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Callable[[np.ndarray], np.ndarray]:
+        """Inverse metric over the moving atoms: that of the hydrogens, a plain one for added heavy atoms."""
+        assert self._metric is not None
+        of_hydrogens = self._metric.at(positions_nm)
+        if self._small or len(self._hydrogens) == len(self.moving):
+            return of_hydrogens
+        rows = np.searchsorted(self.moving, self._hydrogens)
 
-    def _rotor_profiles(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Float[np.ndarray, "rotors scan"]:
-        """Energy (kJ/mol) of each rotor along its own turn over one period, the rest rigid; 0 at the start.
+        def apply(vector: np.ndarray) -> np.ndarray:
+            result = vector.reshape(-1, 3) / _ADDED_HEAVY_KJ_MOL_NM2
+            result[rows] = of_hydrogens(vector.reshape(-1, 3)[rows].ravel()).reshape(-1, 3)
+            return result.ravel()
 
-        All rotors turn at once, and each one's energy is minus the integral of the torque on it, so that the scan costs
-        as many force evaluations for a hundred rotors as for one. Neighbouring rotors see each other turned.
-        """
-        rows = [list(rotor.hydrogens) for rotor in self._rotors]
-        circles = [_circle(positions_nm, rotor) for rotor in self._rotors]
-        torques = np.zeros((len(self._rotors), _SCAN))
-        whole_nm = positions_nm.copy()
-        for k in range(_SCAN):
-            arms = []
-            for r, (rotor, (centre, cosine, sine)) in enumerate(zip(self._rotors, circles, strict=True)):
-                angle_rad = 2 * np.pi / rotor.symmetry * k / _SCAN
-                whole_nm[rows[r]] = centre + cosine * math.cos(angle_rad) + sine * math.sin(angle_rad)
-                arms.append(sine * math.cos(angle_rad) - cosine * math.sin(angle_rad))  # ∂r/∂θ
-            forces = self.forces_kj_mol_nm(whole_nm)
-            for r, arm in enumerate(arms):
-                torques[r, k] = np.vdot(forces[rows[r]], arm)
-        torques -= torques.mean(axis=1, keepdims=True)  # over a whole period the work is zero
-        widths = 2 * np.pi / np.array([[rotor.symmetry] for rotor in self._rotors]) / _SCAN
-        between = widths * (torques + np.roll(torques, -1, axis=1)) / 2
-        return np.concatenate([np.zeros((len(torques), 1)), -np.cumsum(between, axis=1)[:, :-1]], axis=1)
+        return apply
 
-    def _minimise(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Relaxed:
-        if self._precondition is None:
-            return self._minimise_plainly(positions_nm)
+    def _minimise_moving(
+        self, positions_nm: Float[np.ndarray, "atoms 3"], precondition: Callable[[np.ndarray], np.ndarray]
+    ) -> Relaxed:
         import openmm
 
         moving, score = self.moving, self._score
         whole_nm = positions_nm.copy()
 
-        def energy_and_gradient(x_nm: np.ndarray) -> tuple[float, np.ndarray]:
+        def full(x_nm: np.ndarray) -> tuple[float, np.ndarray]:
             whole_nm[moving] = x_nm.reshape(-1, 3)
+            self._steps += 1
             try:
                 self.context.setPositions(whole_nm)
-                state = self.context.getState(forces=True, energy=True)
+                state = self.context.getState(forces=True, energy=True, groups=self._descent_groups)
             except openmm.OpenMMException:  # no energy there: a step too far
                 return np.inf, np.zeros_like(x_nm)
-            forces = _forces(state)
-            return float(state.getPotentialEnergy()._value), -forces[moving].ravel()
+            return float(state.getPotentialEnergy()._value), -state_forces(state)[moving].ravel()
 
-        found = minimise_lbfgs(
-            energy_and_gradient,
-            positions_nm[moving].ravel(),
-            precondition=self._precondition,
-            tolerance=score.tolerance_kj_mol_nm,
-            max_iterations=score.max_iterations,
-            max_step=_MAX_STEP_NM,
-        )
+        def minimised(function: Function, x_nm: np.ndarray, tolerance: float, iterations: int) -> Minimum:
+            return minimise_lbfgs(
+                function,
+                x_nm,
+                precondition=precondition,
+                tolerance=tolerance,
+                max_iterations=min(iterations, score.max_iterations),
+                max_step=_MAX_STEP_NM,
+            )
+
+        start = positions_nm[moving].ravel()
+        if self.surrogate is not None:
+            start = self._corrected(full, minimised, start, whole_nm)
+        found = minimised(full, start, score.tolerance_kj_mol_nm, score.max_iterations)
         whole_nm[moving] = found.x.reshape(-1, 3)
-        energy = found.value if self._restraint is None else self.energy_kj_mol(whole_nm)
+        restrained = self._small and self._restraint is not None
+        energy = self.energy_kj_mol(whole_nm) if restrained else found.value
         return Relaxed(whole_nm, energy, found.rms_gradient)
 
-    def _minimise_plainly(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Relaxed:
+    def _corrected(
+        self, full: Function, minimised: Callable[..., Minimum], x_nm: np.ndarray, whole_nm: np.ndarray
+    ) -> np.ndarray:
+        """Follow the surrogate with corrections for as long as each lowers the full energy and its force."""
+        surrogate = self.surrogate
+        assert surrogate is not None
+
+        def cheap(y_nm: np.ndarray) -> tuple[float, np.ndarray]:
+            whole_nm[self.moving] = y_nm.reshape(-1, 3)
+            energy, forces = surrogate.energy_and_forces(whole_nm)
+            return energy, -forces[self.moving].ravel()
+
+        wanted = self._score.tolerance_kj_mol_nm
+        value, gradient = full(x_nm)
+        for _ in range(_CORRECTIONS):
+            rms = _rms(gradient)
+            if not np.isfinite(value) or rms <= wanted:
+                break
+            anchor, correction = x_nm, gradient - cheap(x_nm)[1]
+
+            def corrected(y_nm: np.ndarray, anchor: np.ndarray = anchor, c: np.ndarray = correction) -> Any:
+                energy, slope = cheap(y_nm)
+                return energy + float(c @ (y_nm - anchor)), slope + c
+
+            tried = minimised(corrected, x_nm, max(0.2 * wanted, 0.05 * rms), _CHEAP_STEPS).x
+            new_value, new_gradient = full(tried)
+            if not new_value < value:
+                break
+            x_nm, value, gradient = tried, new_value, new_gradient
+            if _rms(gradient) > _WORTH_IT * rms:
+                break
+        return x_nm
+
+    def _hold_at(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> None:
+        """Move the springs of the restraint to these positions."""
+        for k, atom in enumerate(self._held):
+            self._restraint.setParticleParameters(k, int(atom), tuple(positions_nm[atom]))
+        self._restraint.updateParametersInContext(self.context)
+
+    def _relax_all(self, start: Relaxed) -> Relaxed:
+        """All atoms free (and held by the restraint, where there is one)."""
         import openmm
 
-        self.context.setPositions(positions_nm)
+        self.context.setPositions(start.positions_nm)
+        counter = _counter()
         minimiser: Any = openmm.LocalEnergyMinimizer
-        minimiser.minimize(self.context, self._score.tolerance_kj_mol_nm, self._score.max_iterations)
+        minimiser.minimize(self.context, self._score.tolerance_kj_mol_nm, self._score.max_iterations, counter)
+        self._steps += counter.iterations
         state = self.context.getState(positions=True, forces=True, energy=True)
         relaxed_nm = np.array(state.getPositions(asNumpy=True)._value, dtype=np.float64)
-        forces = _forces(state)[self.moving]
-        energy = float(state.getPotentialEnergy()._value)
-        if self._restraint is not None:
-            restraint = self.context.getState(energy=True, groups={RESTRAINT_GROUP}).getPotentialEnergy()._value
-            energy -= float(restraint)
-        return Relaxed(relaxed_nm, energy, float(np.sqrt(np.mean(forces**2))))
+        return replace(
+            start,
+            positions_nm=relaxed_nm,
+            energy_kj_mol=self.energy_kj_mol(relaxed_nm),
+            rms_force_kj_mol_nm=_rms(state_forces(state)),
+        )
 
 
-def _circle(positions_nm: Float[np.ndarray, "atoms 3"], rotor: Rotor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(c, u, w) of each hydrogen of a rotor, which on its turn is at c + u cos θ + w sin θ."""
-    axis = positions_nm[rotor.parent] - positions_nm[rotor.pivot]
-    axis = axis / np.linalg.norm(axis)
-    arms = positions_nm[list(rotor.hydrogens)] - positions_nm[rotor.parent]
-    along = (arms @ axis)[:, None] * axis
-    return positions_nm[rotor.parent] + along, arms - along, np.cross(axis, arms)
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
 
 
-def _forces(state: Any) -> Float[np.ndarray, "atoms 3"]:
-    """Forces of a State in kJ/mol/nm, without OpenMM's units, which cost as much as the forces of a small peptide."""
-    forces = np.empty((state._getNumParticles(), 3))
-    state._getVectorAsNumpy(state.Forces, forces)
-    return forces
+def _counter() -> Any:
+    """A reporter of OpenMM's minimiser that counts its iterations."""
+    import openmm
+
+    class Counter(openmm.MinimizationReporter):
+        iterations = 0
+
+        def report(self, iteration: int, x: Any, grad: Any, args: Any) -> bool:
+            self.iterations += 1
+            return False
+
+    return Counter()
 
 
 def _add_restraint(system: Any, heavy: Int[np.ndarray, " heavy"], score: ScoreSettings) -> Any:

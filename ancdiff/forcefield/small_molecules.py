@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from ancdiff.chemistry import graph_of_molecule, unpaired_electrons
 from ancdiff.config import ForcefieldSettings
 from ancdiff.errors import ConfigError, InputError
+from ancdiff.forcefield.completion import nothing_added
 from ancdiff.forcefield.hydrogens import HydrogenPlacer
 from ancdiff.forcefield.system import GROUPS
 from ancdiff.forcefield.template import Template
@@ -211,6 +212,10 @@ def make_small_template(
         input_atoms=np.arange(molecule.n_atoms),
         placer=_no_placement(molecule, hydrogens),
         all_atom=True,
+        kept=np.arange(molecule.n_atoms),
+        input_molecule=molecule,
+        completer=nothing_added(molecule.n_atoms),
+        record={},
         graph=graph,
         mmff94=_has_mmff94(graph),
     )

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from ancdiff.config import ForcefieldSettings
-from ancdiff.errors import InputError
+from ancdiff.errors import ConfigError, InputError
 
 PROTEIN_FILES = {
     "ff14SB": "amber14/protein.ff14SB.xml",
@@ -21,6 +21,7 @@ RESTRAINT_GROUP = 6
 _PART_OF_FORCE = {
     "HarmonicBondForce": "bond",
     "HarmonicAngleForce": "angle",
+    "CustomAngleForce": "angle",
     "PeriodicTorsionForce": "torsion",
     "RBTorsionForce": "torsion",
     "CustomTorsionForce": "torsion",
@@ -31,21 +32,38 @@ _PART_OF_FORCE = {
     "GBSAOBCForce": "solvation",
     "CustomGBForce": "solvation",
 }
+_CAPS_AFTER = ("NME", "NH2")
 _OBC_OFFSET_NM = 0.009
 _SOLVENT_DIELECTRIC = 78.5
 
 
+def forcefield_files(settings: ForcefieldSettings) -> tuple[str, ...]:
+    """OpenMM force-field files of the settings: the user's own, or those of the named protein and solvent."""
+    if settings.xml:
+        return settings.xml
+    solvent = () if settings.solvent == "vacuum" else (SOLVENT_FILES[settings.solvent],)
+    return (PROTEIN_FILES[settings.protein], *solvent)
+
+
 @cache
-def load_forcefield(protein: str, solvent: str) -> Any:
-    """The OpenMM ForceField of a protein force field and an implicit solvent, parsed once per process."""
+def load_forcefield(*files: str) -> Any:
+    """The OpenMM ForceField of XML files, parsed once per process.
+
+    Raises:
+        ConfigError: a file is neither there nor one of OpenMM's own, or is no force field.
+    """
     from openmm import app
 
-    files = [PROTEIN_FILES[protein]]
-    if solvent != "vacuum":
-        files.append(SOLVENT_FILES[solvent])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # charmm36.xml announces its unused patches
-        return app.ForceField(*files)
+        try:
+            return app.ForceField(*files)
+        except Exception as error:  # a missing file is a ValueError, a broken one whatever its parser says
+            raise ConfigError(
+                f"this force field cannot be read: {error}",
+                where=f"forcefield.xml: {', '.join(files)}",
+                fix="give OpenMM force-field XML files: paths from the working folder, or names of OpenMM's own",
+            ) from error
 
 
 def create_system(
@@ -56,42 +74,54 @@ def create_system(
     hydrogen_mass_amu: float | None = None,
     native_solvent: bool = True,
 ) -> Any:
-    """A System without cutoff, its forces in the groups of `GROUPS`.
+    """A System, its forces in the groups of `GROUPS`; without a cutoff unless ``forcefield.cutoff_nm`` sets one.
 
     OBC2 becomes a native GBSAOBCForce with the radii and scales of ``implicit/obc2.xml`` (same energy, several times
-    faster); ``native_solvent=False`` keeps the CustomGBForce of the XML.
+    faster); ``native_solvent=False`` keeps the CustomGBForce of the XML. With a cutoff the Coulomb energy is shifted
+    (reaction field of dielectric 1), as OpenMM's implicit-solvent files have it.
 
     Raises:
+        ConfigError: the user's own force-field files cannot be read.
         InputError: the force field has no parameters for a residue of the topology.
     """
-    from openmm import app
+    from openmm import app, unit
 
-    forcefield = load_forcefield(settings.protein, settings.solvent)
-    mass = {} if hydrogen_mass_amu is None else {"hydrogenMass": hydrogen_mass_amu}
+    files = forcefield_files(settings)
+    options: dict[str, Any] = {"nonbondedMethod": app.NoCutoff}
+    if settings.cutoff_nm is not None:
+        cutoff = settings.cutoff_nm * vars(unit)["nanometer"]
+        options = {"nonbondedMethod": app.CutoffNonPeriodic, "nonbondedCutoff": cutoff}
+    if hydrogen_mass_amu is not None:
+        options["hydrogenMass"] = hydrogen_mass_amu
     try:
-        system = forcefield.createSystem(
-            with_merged_caps(topology) if settings.protein == "charmm36" else topology,
-            nonbondedMethod=app.NoCutoff,
+        system = load_forcefield(*files).createSystem(
+            with_merged_caps(topology) if "charmm36" in files[0] else topology,
             constraints=app.HBonds if constrain_hydrogens else None,
             rigidWater=False,
             removeCMMotion=False,
-            **mass,
+            **options,
         )
     except (ValueError, KeyError) as error:
         raise InputError(
-            f"{settings.protein} has no parameters for this molecule: {error}",
-            where="forcefield.protein",
+            f"{_name(settings)} has no parameters for this molecule: {error}",
+            where="forcefield.xml" if settings.xml else "forcefield.protein",
             fix="use the standard amino acids, with all their heavy atoms, or another force field",
         ) from error
-    if settings.solvent == "obc2" and native_solvent:
-        _make_obc2_native(system)
+    if SOLVENT_FILES["obc2"] in files and native_solvent:
+        _make_obc2_native(system, settings.cutoff_nm)
     for force in system.getForces():
         force.setForceGroup(GROUPS[_part(force)])
+        if type(force).__name__ == "NonbondedForce":
+            force.setReactionFieldDielectric(1.0)
     return system
 
 
+def _name(settings: ForcefieldSettings) -> str:
+    return " + ".join(settings.xml) or settings.protein
+
+
 def with_merged_caps(topology: Any) -> Any:
-    """The topology with ACE and NME as parts of the residues that they cap, as CHARMM has them; same atom order."""
+    """The topology with its caps as parts of the residues that they cap, as CHARMM has them; same atom order."""
     from openmm import app
 
     merged = app.Topology()
@@ -99,7 +129,7 @@ def with_merged_caps(topology: Any) -> Any:
     for chain in topology.chains():
         new_chain, residue, before = merged.addChain(), None, None
         for old in chain.residues():
-            if residue is None or (before != "ACE" and old.name != "NME"):
+            if residue is None or (before != "ACE" and old.name not in _CAPS_AFTER):
                 residue = merged.addResidue(old.name, new_chain)
             elif before == "ACE":
                 residue.name = old.name
@@ -121,7 +151,7 @@ def _part(force: Any) -> str:
     return part
 
 
-def _make_obc2_native(system: Any) -> None:
+def _make_obc2_native(system: Any, cutoff_nm: float | None) -> None:
     """Replace the CustomGBForce of ``implicit/obc2.xml`` by OpenMM's native GBSAOBCForce.
 
     The XML's particles carry (charge, radius − 0.009 nm, scale × (radius − 0.009 nm)).
@@ -134,6 +164,9 @@ def _make_obc2_native(system: Any) -> None:
     native.setSolventDielectric(_SOLVENT_DIELECTRIC)
     native.setSoluteDielectric(1.0)
     native.setNonbondedMethod(openmm.GBSAOBCForce.NoCutoff)
+    if cutoff_nm is not None:
+        native.setNonbondedMethod(openmm.GBSAOBCForce.CutoffNonPeriodic)
+        native.setCutoffDistance(cutoff_nm)
     for i in range(custom.getNumParticles()):
         charge, offset_radius, scaled_radius = custom.getParticleParameters(i)
         native.addParticle(charge, offset_radius + _OBC_OFFSET_NM, scaled_radius / offset_radius)

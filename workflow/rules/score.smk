@@ -1,5 +1,6 @@
 # score: force-field energy of every conformer of one ensemble of one system
 #   in   an ensemble: dataset/<system>/<md>.dcd or sample/<model>/<system>/conformers.dcd; dataset/<system>/topology.pdb
+#        your own force-field files (forcefield.xml), if any
 #   out  score/<ensemble>/<system>.parquet  one row for each conformer, failed ones with their reason
 #        score/<ensemble>/<system>.json     what made it
 
@@ -9,6 +10,7 @@ rule score:
     input:
         topology="<results>/dataset/{system}/topology.pdb",
         conformers=RUN.conformers,
+        forcefield=RUN.forcefield_files,
     output:
         energies="<results>/score/{ensemble}/{system}.parquet",
         record="<results>/score/{ensemble}/{system}.json",

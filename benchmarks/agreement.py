@@ -1,0 +1,106 @@
+"""Our scores beside a plain OpenMM script's, on structures that you name.
+
+    python benchmarks/agreement.py structure.pdb [trajectory.xtc] [--frames 3]
+
+For each frame: PDBFixer completes the structure without solvent and adds hydrogens, ForceField.createSystem makes the
+System, the Reference platform gives energy and forces. Ours come from the same atoms, as all-atom input. With
+--minimise also the fully minimised energies, each way from its own hydrogens on the same heavy atoms.
+"""
+
+import argparse
+import io
+import os
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ancdiff.artifacts import molecule_of, read_ensemble, read_structure
+from ancdiff.config import ForcefieldSettings, ScoreSettings
+from ancdiff.forcefield.energies import open_scorer
+from ancdiff.forcefield.prepare import prepare_solute
+from ancdiff.forcefield.topology import select_atoms, topology_of_molecule
+from ancdiff.molecules import Ensemble
+
+FILES = ("amber14/protein.ff14SB.xml", "implicit/obc2.xml")
+
+
+def plain_structure(ensemble: Ensemble, structure_nm: np.ndarray | None, frame: int) -> tuple[Any, np.ndarray]:
+    """All-atom topology and positions by PDBFixer, from the heavy atoms of a frame without its solvent."""
+    from openmm import Platform, app, unit
+    from pdbfixer import PDBFixer
+
+    molecule, positions_nm = ensemble.molecule, ensemble.positions_nm[frame].astype(np.float64)
+    solute = prepare_solute(molecule, (positions_nm if structure_nm is None else structure_nm)[None])
+    heavy = np.flatnonzero(np.array(solute.molecule.elements) != "H")
+    text = io.StringIO()
+    topology = topology_of_molecule(select_atoms(solute.molecule, heavy))
+    app.PDBFile.writeFile(topology, positions_nm[solute.atoms[heavy]] * 10 * vars(unit)["angstrom"], text)
+    text.seek(0)
+    fixer = PDBFixer(pdbfile=text, platform=Platform.getPlatformByName("CPU"))
+    fixer.missingResidues = {}
+    fixer.findMissingAtoms()
+    if any(residue.name != "NH2" for residue in fixer.missingAtoms) or fixer.missingTerminals:
+        fixer.addMissingAtoms(seed=1)
+    modeller = app.Modeller(fixer.topology, fixer.positions)
+    # PDBFixer's own addMissingHydrogens would ask the network about caps that it does not know.
+    modeller.addHydrogens(pH=7.0, platform=Platform.getPlatformByName("CPU"))
+    return modeller.topology, np.array(modeller.positions.value_in_unit(vars(unit)["nanometer"]))
+
+
+def plain_context(topology: Any) -> Any:
+    """Context on the Reference platform of the System that a plain script makes."""
+    import openmm
+    from openmm import app
+
+    system = app.ForceField(*FILES).createSystem(topology, nonbondedMethod=app.NoCutoff)
+    return openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+
+
+def energy_and_forces(context: Any, positions_nm: np.ndarray) -> tuple[float, np.ndarray]:
+    context.setPositions(positions_nm)
+    state = context.getState(energy=True, forces=True)
+    return state.getPotentialEnergy()._value, np.asarray(state.getForces(asNumpy=True)._value)
+
+
+def compare(path: Path, trajectory: Path | None, frames: int, *, minimise: bool) -> None:
+    """Print one line for each frame."""
+    import mdtraj
+    import openmm
+
+    ensemble = read_ensemble(trajectory or path, topology=path)
+    structure_nm = read_structure(path)
+    for frame in np.linspace(0, len(ensemble) - 1, min(frames, len(ensemble))).astype(int):
+        topology, positions_nm = plain_structure(ensemble, structure_nm, frame)
+        context = plain_context(topology)
+        plain, plain_forces = energy_and_forces(context, positions_nm)
+        whole = Ensemble(molecule_of(mdtraj.Topology.from_openmm(topology), path.stem), positions_nm[None])
+        settings = ForcefieldSettings(platform="Reference")
+        scorer = open_scorer(whole, settings, ScoreSettings(relax="none"))
+        ours = next(scorer.rows(np.array([0]), whole.positions_nm))["energy_kj_mol"]
+        forces = scorer.relaxer.forces_kj_mol_nm(positions_nm)
+        apart = abs(ours - plain) / abs(plain)
+        off = np.abs(forces - plain_forces).max() / np.abs(plain_forces).max()
+        line = f"{path.stem:28s} frame {frame:4d} {len(positions_nm):5d} atoms  plain {plain:11.3f}  ours {ours:11.3f}"
+        line += f"  energy {apart:.1e}  forces {off:.1e}"
+        if minimise:
+            minimiser: Any = openmm.LocalEnergyMinimizer
+            minimiser.minimize(context, 1.0, 500)
+            rest = context.getState(energy=True).getPotentialEnergy()._value
+            full = open_scorer(ensemble, ForcefieldSettings(), ScoreSettings(relax="full"), structure_nm=structure_nm)
+            row = next(full.rows(np.array([frame]), ensemble.positions_nm[frame : frame + 1]))
+            line += f"  minimised: plain {rest:.1f}, ours {row['energy_kj_mol']:.1f} ({row['status']})"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Our scores beside a plain OpenMM script's.")
+    parser.add_argument("structure", type=Path)
+    parser.add_argument("trajectory", type=Path, nargs="?")
+    parser.add_argument("--frames", type=int, default=1)
+    parser.add_argument("--minimise", action="store_true")
+    options = parser.parse_args()
+    compare(options.structure, options.trajectory, options.frames, minimise=options.minimise)
