@@ -216,7 +216,8 @@ class Relaxer:
                 energy, slope = cheap(y_nm)
                 return energy + float(c @ (y_nm - anchor)), slope + c
 
-            tried = minimised(corrected, x_nm, max(0.2 * wanted, 0.05 * rms), _CHEAP_STEPS).x
+            found = minimised(corrected, x_nm, max(0.2 * wanted, 0.05 * rms), _CHEAP_STEPS)
+            tried: np.ndarray = found.x
             new_value, new_gradient = full(tried)
             if not new_value < value:
                 break
@@ -226,7 +227,9 @@ class Relaxer:
         return x_nm
 
     def _hold_at(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> None:
-        """Move the springs of the restraint to these positions."""
+        """Move the springs of the restraint, where there is one, to these positions."""
+        if self._restraint is None:
+            return
         for k, atom in enumerate(self._held):
             self._restraint.setParticleParameters(k, int(atom), tuple(positions_nm[atom]))
         self._restraint.updateParametersInContext(self.context)
