@@ -20,6 +20,17 @@ SECTIONS = ("run", "systems", "forcefield", "align", "evaluate")
 COLUMNS = "system ensemble metric residue basin against value low high floor unit n status model seed".split()  # noqa: SIM905
 FREE_ENERGY_GAP_KT = np.sqrt(np.mean(np.log(np.array(TRAINING) / np.array(REFERENCE)) ** 2))
 
+OF_REWEIGHTED = {"effective_share", "pareto_k", "log_density_error_nats"}  # test_evaluate_reweighting.py
+OF_PARTICLES = {  # test_evaluate_particles.py
+    "mean_energy_kt",
+    "chamfer_nm",
+    "shape_rmsd_nm",
+    "pair_distance_w1_nm",
+    "population_distance",
+    "equivariance_error_float32",
+    "equivariance_error_float64",
+}
+
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
@@ -32,16 +43,6 @@ def run_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def metrics(run_folder):
     return read_table(run_folder / "evaluate" / "metrics.parquet")
-OF_REWEIGHTED = {"effective_share", "pareto_k", "log_density_error_nats"}  # test_evaluate_reweighting.py
-OF_PARTICLES = {  # test_evaluate_particles.py
-    "mean_energy_kt",
-    "chamfer_nm",
-    "shape_rmsd_nm",
-    "pair_distance_w1_nm",
-    "population_distance",
-    "equivariance_error_float32",
-    "equivariance_error_float64",
-}
 
 
 def value(table, metric, ensemble, *, system="ala", against="", residue="", basin=""):
