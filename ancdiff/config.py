@@ -327,7 +327,7 @@ class DiffusionSettings(Section):
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 4500
+    steps: Count = 5000
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0
@@ -371,7 +371,7 @@ class GenerateSettings(Section):
     """New compounds from a model: their number of atoms is drawn from the data, the rest by reverse diffusion."""
 
     compounds: Count = 10_000
-    solver: Literal["heun", "dpmpp_2m", "stochastic"] = "heun"
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde"] = "heun"
     evaluations: Annotated[int, Field(ge=3, le=2000)] = Field(
         default=50, description="network evaluations of a compound, at most (heun and stochastic: an odd number)"
     )
@@ -380,6 +380,7 @@ class GenerateSettings(Section):
     )
     compared_compounds: Count = Field(default=1000, description="in each of the sets to compare")
     rho: Positive = 7.0
+    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
 

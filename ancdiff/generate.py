@@ -100,6 +100,8 @@ def draw_states(
         states = heun(denoise, start, sigma)
     elif settings.solver == "dpmpp_2m":
         states = dpmpp_2m(denoise, start, sigma)
+    elif settings.solver == "dpmpp_2m_sde":
+        states = dpmpp_2m(denoise, start, sigma, eta=settings.eta, generator=generator, fresh_noise=state_noise)
     else:
         states = stochastic(denoise, start, sigma, churn=settings.churn, generator=generator, fresh_noise=state_noise)
     drawn = states.cpu().numpy()
@@ -114,4 +116,4 @@ def draw_states(
 
 def solver_steps(solver: str, evaluations: int) -> int:
     """Steps of a solver that cost at most so many network evaluations (Heun's cost two, but for the last)."""
-    return evaluations if solver == "dpmpp_2m" else (evaluations + 1) // 2
+    return evaluations if solver.startswith("dpmpp_2m") else (evaluations + 1) // 2

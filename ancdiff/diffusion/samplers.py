@@ -61,6 +61,7 @@ def dpmpp_2m(
     *,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
+    fresh_noise: Callable[..., Tensor] = centred_noise,
 ) -> Positions:
     """DPM-Solver++(2M), multistep in λ = −ln σ; one evaluation a step.
 
@@ -69,11 +70,13 @@ def dpmpp_2m(
 
         x' = (σ'/σ) e^{−ηh} x + (1 − e^{−(1+η)h}) D̂ + σ' √(1 − e^{−2ηh}) ε ,
 
-    D̂ the last two denoised conformers drawn on to the middle of the step. Draws from ``generator`` where η > 0.
+    D̂ the last two denoised conformers drawn on to the middle of the step. Draws from ``generator`` where η > 0, by
+    ``fresh_noise`` as `stochastic` does.
 
     Raises:
         ValueError: η > 0 without a generator.
-        Reference: Lu et al. 2022 (arXiv 2211.01095), algorithm 2, and its SDE form (η = 1); Karras et al. 2022,
+
+    Reference: Lu et al. 2022 (arXiv 2211.01095), algorithm 2, and its SDE form (η = 1); Karras et al. 2022,
     eq. 6 with β = η/σ, for the family of SDEs.
     """
     if eta > 0.0 and generator is None:
@@ -89,7 +92,7 @@ def dpmpp_2m(
             drawn_on = denoised + 0.5 * (step / previous_step) * (denoised - previous)
         x = (sigma_next / sigma) * math.exp(-eta * step) * x - math.expm1(-(1.0 + eta) * step) * drawn_on
         if generator is not None and eta > 0.0:
-            noise = centred_noise(tuple(x.shape), generator=generator, dtype=x.dtype)
+            noise = fresh_noise(tuple(x.shape), generator=generator, dtype=x.dtype)
             x = x + sigma_next * math.sqrt(-math.expm1(-2.0 * eta * step)) * noise
         previous, previous_step = denoised, step
     return x
