@@ -89,6 +89,7 @@ def test_validity_uniqueness_and_fragments() -> None:
     smiles = molecules.canonical_smiles(collected(ethanol, again, crowded, pieces))
     assert smiles[0] == smiles[1] == smiles[3]  # another geometry, and the largest fragment
     assert smiles[2] is None
+    assert molecules.in_one_piece(collected(ethanol, pieces)).tolist() == [True, False]
     assert molecules.first_of_its_kind(smiles) == [True, False, False, False]
     assert molecules.first_of_its_kind(["a", None, "b", "a"]) == [True, False, True, False]
 

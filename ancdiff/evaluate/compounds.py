@@ -34,6 +34,10 @@ METRICS: dict[str, tuple[str, str]] = {
     "atom_stability": ("", "share of atoms whose bonds, told by distances, add up to their valence"),
     "molecule_stability": ("", "share of compounds all of whose atoms are stable"),
     "validity": ("", "share of compounds that RDKit can make sense of"),
+    "one_piece": (
+        "",
+        "share of compounds whose bonds join all of their atoms; validity looks at the largest fragment only",
+    ),
     "uniqueness": ("", "share of the valid ones that are the first of their kind (SMILES)"),
     "novelty": ("", "share of the valid and unique ones that are not in the training part"),
     "bond_distance_nm": ("nm", "Wasserstein distance of bond lengths from the training part's, mean over kinds"),
@@ -117,6 +121,7 @@ def measure(
         _ratio("atom_stability", stable, sizes, settings, rng),
         _share("molecule_stability", stable == sizes),
         _share("validity", valid),
+        _share("one_piece", molecules.in_one_piece(compounds)),
         _share("uniqueness", first[valid]),
         _share("novelty", novel[first]),
     ]

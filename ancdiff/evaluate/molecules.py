@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers
 from rdkit.Geometry import Point3D
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import wasserstein_distance
 
 from ancdiff.bonds import Values, bond_orders, stable_atoms
@@ -66,6 +67,12 @@ def _smiles(molecule: Chem.RWMol) -> str | None:
     smiles = Chem.MolToSmiles(largest, isomericSmiles=False)
     # A second reading finds what the first let through, e.g. aromatic rings that cannot be written with double bonds.
     return smiles if Chem.MolFromSmiles(smiles) is not None else None
+
+
+def in_one_piece(compounds: Compounds) -> Bool[np.ndarray, " compounds"]:
+    """Whether the bonds of each compound join all of its atoms; validity alone looks at the largest fragment only."""
+    pieces = [connected_components(bond_orders(*atoms) > 0, directed=False)[0] for atoms in compounds]
+    return np.array(pieces, dtype=np.int64) == 1
 
 
 def first_of_its_kind(smiles: Iterable[str | None]) -> list[bool]:

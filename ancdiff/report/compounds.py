@@ -23,6 +23,7 @@ _SHARES = {
     "atom_stability": ("atoms stable", "#0072B2", "o"),
     "molecule_stability": ("compounds stable", "#D55E00", "s"),
     "validity": ("valid", "#009E73", "^"),
+    "one_piece": ("in one piece", "#E69F00", "D"),
     "uniqueness": ("unique", "#CC79A7", "v"),
 }
 _COLOURS = ELEMENT_COLOURS | {"F": "#009E73"}
@@ -181,6 +182,7 @@ def gallery_figure(compounds: Compounds) -> Figure:
         wrong = flat[~stable_atoms(numbers, positions)]
         axes.scatter(*wrong.T, facecolors="none", edgecolors="#CC0000", s=60, linewidths=0.9, zorder=3)
         axes.set_aspect("equal")
+        axes.margins(0.2)  # whole atoms at the edges
     for axes in panels.flat:
         axes.set_axis_off()
     return figure
