@@ -43,7 +43,7 @@ def check_atoms(molecule: Molecule, positions_nm: Float[np.ndarray, "conformers 
     Raises:
         InputError: names a pair of each kind.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     heavy = np.array([element != "H" for element in molecule.elements])
     finite = positions_nm[np.isfinite(positions_nm).all(axis=(1, 2))]
@@ -53,7 +53,7 @@ def check_atoms(molecule: Molecule, positions_nm: Float[np.ndarray, "conformers 
     some_nm = finite[np.linspace(0, len(finite) - 1, min(_COMPARED, len(finite))).astype(np.int64)].astype(np.float64)
     lengths_nm = np.median(np.linalg.norm(some_nm[:, bonds[:, 0]] - some_nm[:, bonds[:, 1]], axis=-1), axis=0)
     far = bonds[lengths_nm > _LONGEST_BOND_NM]
-    near = cKDTree(some_nm[0]).query_pairs(_NEAREST_STRANGERS_NM, output_type="ndarray").astype(np.int64).reshape(-1, 2)
+    near = KDTree(some_nm[0]).query_pairs(_NEAREST_STRANGERS_NM, output_type="ndarray").astype(np.int64).reshape(-1, 2)
     near = near[heavy[near].all(axis=1)]
     always = np.linalg.norm(some_nm[:, near[:, 0]] - some_nm[:, near[:, 1]], axis=-1).max(axis=0, initial=0.0)
     bonded = {tuple(sorted(map(int, pair))) for pair in bonds}

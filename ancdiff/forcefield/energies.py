@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ancdiff.chemistry import REFUSALS
 from ancdiff.config import ForcefieldSettings, ScoreSettings
@@ -92,7 +92,7 @@ class Scorer:
         if not np.isfinite(input_nm).all():
             return row | {"status": "nan_input"}
         nearest_nm = self._nearest_nm
-        pairs = cKDTree(input_nm).query_pairs(max(nearest_nm.max(), _TOO_NEAR_NM), output_type="ndarray")
+        pairs = KDTree(input_nm).query_pairs(max(nearest_nm.max(), _TOO_NEAR_NM), output_type="ndarray")
         distances_nm = np.linalg.norm(input_nm[pairs[:, 0]] - input_nm[pairs[:, 1]], axis=-1)
         row["clashes"] = int(np.sum(distances_nm < nearest_nm[pairs[:, 0], pairs[:, 1]]))
         if distances_nm.min(initial=np.inf) < _TOO_NEAR_NM:
