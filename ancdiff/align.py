@@ -87,23 +87,19 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
     if objective == "none":
+        left_out.clear()  # it needs no energies
         loss = partial(_control_loss, data=data, align=align, diffusion=settings.diffusion)
     else:
         reference, _ = load_denoiser(parent_path)
         reference.to(device)
         last = None if name.round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
-        pools = []
-        for c in [c for c in data if c.system in weights]:
-            try:
-                weights[c.system] = _anchored(layout, c, weights[c.system], last, reference, settings, seed=round_seed)
-                pools.append(_pool(layout, c, weights[c.system], align))
-            except StageError as error:
-                left_out[c.system] = error
+        weighted = [c for c in data if c.system in weights]
+        pools = _pools(layout, weighted, weights, left_out, last, reference, settings, seed=round_seed)
         loss = partial(
             _alignment_loss,
             objective=objective,
             reference=reference,
-            pools=_remaining(pools, left_out),
+            pools=pools,
             align=align,
             diffusion=settings.diffusion,
         )
@@ -125,12 +121,29 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
     shutil.rmtree(work)
 
 
-def _remaining(pools: list[Pool], left_out: Mapping[str, StageError]) -> list[Pool]:
-    """The pools of a round.
+def _pools(
+    layout: Layout,
+    systems: Sequence[Conformers],
+    weights: dict[str, pd.DataFrame],
+    left_out: dict[str, StageError],
+    last: pd.DataFrame | None,
+    model: Denoiser,
+    settings: StageConfig,
+    *,
+    seed: int,
+) -> list[Pool]:
+    """The pools of a round. Adds the anchor's columns to ``weights``, and to ``left_out`` what cannot be a pool.
 
     Raises:
-        StageError: there is none; of a single system, its own error.
+        StageError: no pool is left; of a single system, its own error.
     """
+    pools = []
+    for c in systems:
+        try:
+            weights[c.system] = _anchored(layout, c, weights[c.system], last, model, settings, seed=seed)
+            pools.append(_pool(layout, c, weights[c.system], settings.align))
+        except StageError as error:
+            left_out[c.system] = error
     if pools:
         return pools
     errors = list(left_out.values())

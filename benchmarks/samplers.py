@@ -42,6 +42,7 @@ SOLVERS = (
     {"solver": "dpmpp_2m_sde", "steps": 20, "eta": 8.0},
     {"solver": "dpmpp_2m_sde", "steps": 40, "eta": 8.0},
     {"solver": "dpmpp_2m_sde", "steps": 80, "eta": 8.0},
+    {"solver": "dpmpp_2m_sde", "steps": 40, "eta": 12.0},
 )
 BINS, DRAWS, ENERGIES = 36, 20, 100
 

@@ -27,10 +27,10 @@ Positions = Float[Tensor, "batch atoms 3"]
 PerProbe = Float[Tensor, "batch probes"]
 Levels = Float[Tensor, " levels"]
 
-_AT_ONCE = 512
+_AT_ONCE = 512  # conformers times derivatives that go through the network together; memory only
 
-Trace = Callable[[Denoise, Positions, float], tuple[Positions, PerProbe]]
-"""D(x; σ) and tr ∂D/∂x, one column for each independent estimate (one column where it is exact)."""
+Trace = Callable[[Denoise, Positions, float], PerProbe]
+"""tr ∂D/∂x at (x, σ), one column for each independent estimate: one where it is exact, none where it is not wanted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +66,12 @@ def exact_trace(at_once: int = _AT_ONCE) -> Trace:
     ``at_once``: conformers times derivatives that are worked out together; memory only.
     """
 
-    def trace(denoise: Denoise, x: Positions, sigma: float) -> tuple[Positions, PerProbe]:
+    def trace(denoise: Denoise, x: Positions, sigma: float) -> PerProbe:
         batch, atoms, _ = x.shape
         basis = subspace_basis(atoms, dtype=x.dtype, device=x.device)
         axes = torch.eye(3, dtype=x.dtype, device=x.device)
         tangents = torch.einsum("am,cd->mcad", basis, axes).reshape(-1, 1, atoms, 3).expand(-1, batch, -1, -1)
-        denoised, diagonal = _derivatives(denoise, x, tangents, sigma, at_once)
-        return denoised, diagonal.sum(dim=0)[:, None]
+        return _derivatives(denoise, x, tangents, sigma, at_once).sum(dim=0)[:, None]
 
     return trace
 
@@ -86,75 +85,74 @@ def hutchinson_trace(probes: int, *, generator: torch.Generator, at_once: int = 
     Reference: Hutchinson 1990, Commun. Stat. Simul. Comput. 19, 433; Grathwohl et al. 2019 (arXiv 1810.01367).
     """
 
-    def trace(denoise: Denoise, x: Positions, sigma: float) -> tuple[Positions, PerProbe]:
+    def trace(denoise: Denoise, x: Positions, sigma: float) -> PerProbe:
         batch, atoms, _ = x.shape
         basis = subspace_basis(atoms, dtype=x.dtype, device=x.device)
         shape = (probes, batch, atoms - 1, 3)
         signs = 2 * torch.randint(2, shape, generator=generator, device=generator.device).to(x) - 1
-        denoised, products = _derivatives(denoise, x, basis @ signs, sigma, at_once)
-        return denoised, products.T
+        return _derivatives(denoise, x, basis @ signs, sigma, at_once).T
 
     return trace
 
 
-def no_trace(denoise: Denoise, x: Positions, sigma: float) -> tuple[Positions, PerProbe]:
-    """The flow alone: D(x; σ), and nothing of its trace."""
-    with torch.no_grad():
-        return denoise(x, _full(x, sigma)), x.new_zeros(len(x), 0)
+def no_trace(denoise: Denoise, x: Positions, sigma: float) -> PerProbe:
+    """Nothing: the flow alone."""
+    return x.new_zeros(len(x), 0)
 
 
 def _derivatives(
     denoise: Denoise, x: Positions, tangents: Float[Tensor, "tangents batch atoms 3"], sigma: float, at_once: int
-) -> tuple[Positions, Float[Tensor, "tangents batch"]]:
-    """D(x; σ), and v · ∂D/∂x v of each tangent v; in forward mode, D itself once for all tangents of a chunk."""
+) -> Float[Tensor, "tangents batch"]:
+    """v · ∂D/∂x v of each tangent v; in forward mode, with D itself worked out once for all tangents of a chunk."""
     levels = _full(x, sigma)
 
-    def along(v: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
-        value, derivative, *_ = torch.func.jvp(lambda y: denoise(y, levels), (x,), (v,))
-        return value, (derivative * v).sum(dim=(-1, -2))
+    def along(v: Positions) -> Float[Tensor, " batch"]:
+        derivative = torch.func.jvp(lambda y: denoise(y, levels), (x,), (v,))[1]
+        return (derivative * v).sum(dim=(-1, -2))
 
-    value, products = x, []
     with torch.no_grad():
-        for chunk in tangents.split(max(1, at_once // len(x))):
-            # pyright's copy of the signature knows no None, which vmap documents for outputs without the axis
-            value, product = torch.func.vmap(along, out_dims=(None, 0))(chunk)  # pyright: ignore[reportArgumentType]
-            products.append(product)
-    return value, torch.cat(products)
+        return torch.cat([torch.func.vmap(along)(chunk) for chunk in tangents.split(max(1, at_once // len(x)))])
 
 
 def flow(denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int) -> Flow:
     """The probability-flow ODE through the given levels, rising or falling, by fixed steps in t = ln σ.
 
-    ``order`` 2: Heun's steps; 4: the classical Runge–Kutta steps. The last level must be above 0.
+    ``order`` 4: classical Runge–Kutta steps, the trace by Simpson's rule, at the middle of a step on the cubic through
+    its ends; 2: Heun's steps and the trapezoid rule. So a step costs two traces, or one. The last level is above 0.
 
     Raises:
         ValueError: another order.
     """
-    if order not in _TABLEAUS:
-        raise ValueError(f"steps are of order {' or '.join(map(str, _TABLEAUS))}, not {order}")
-    nodes, weights = _TABLEAUS[order]
-    x, integral = start_nm, None
+    if order not in (2, 4):
+        raise ValueError(f"steps are of order 2 or 4, not {order}")
+
+    def slope(x: Positions, sigma: float) -> Positions:
+        with torch.no_grad():
+            return x - denoise(x, _full(x, sigma))
+
     dimension = 3 * (start_nm.shape[1] - 1)
-    for sigma, sigma_next in pairwise(sigma_nm.double().tolist()):
-        step = math.log(sigma_next / sigma)
-        slopes, rates = [], []
-        for node in nodes:
-            ahead = x if node == 0.0 else x + node * step * slopes[-1]
-            denoised, traced = trace(denoise, ahead, sigma * math.exp(node * step))
-            slopes.append(ahead - denoised)
-            rates.append(dimension - traced)
-        x = x + step * sum(w * s for w, s in zip(weights, slopes, strict=True))
-        gained = step * torch.stack([w * r for w, r in zip(weights, rates, strict=True)]).sum(dim=0)
-        integral = gained if integral is None else integral + gained
-    assert integral is not None
+    levels = sigma_nm.double().tolist()
+    x, first = start_nm, slope(start_nm, levels[0])
+    rate = dimension - trace(denoise, x, levels[0])
+    integral = torch.zeros_like(rate)
+    for sigma, sigma_next in pairwise(levels):
+        step, half = math.log(sigma_next / sigma), math.sqrt(sigma * sigma_next)
+        if order == 4:
+            second = slope(x + 0.5 * step * first, half)
+            third = slope(x + 0.5 * step * second, half)
+            fourth = slope(x + step * third, sigma_next)
+            ahead = x + step / 6 * (first + 2 * second + 2 * third + fourth)
+        else:
+            ahead = x + 0.5 * step * (first + slope(x + step * first, sigma_next))
+        last, last_rate = slope(ahead, sigma_next), dimension - trace(denoise, ahead, sigma_next)
+        if order == 4:
+            middle = 0.5 * (x + ahead) + 0.125 * step * (first - last)
+            middle_rate = dimension - trace(denoise, middle, half)
+            integral = integral + step / 6 * (rate + 4 * middle_rate + last_rate)
+        else:
+            integral = integral + 0.5 * step * (rate + last_rate)
+        x, first, rate = ahead, last, last_rate
     return Flow(x, integral)
-
-
-# Steps whose stages each start from the last one's slope: (places of the stages, weights of their slopes).
-_TABLEAUS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    2: ((0.0, 1.0), (1 / 2, 1 / 2)),
-    4: ((0.0, 1 / 2, 1 / 2, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
-}
 
 
 def prior_log_density(x_nm: Positions, sigma_max_nm: float) -> Float[Tensor, " batch"]:

@@ -221,7 +221,9 @@ class Relaxer:
         return x_nm
 
     def _hold_at(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> None:
-        """Move the springs of the restraint to these positions."""
+        """Move the springs of the restraint, where there is one, to these positions."""
+        if self._restraint is None:
+            return
         for k, atom in enumerate(self._held):
             self._restraint.setParticleParameters(k, int(atom), tuple(positions_nm[atom]))
         self._restraint.updateParametersInContext(self.context)
