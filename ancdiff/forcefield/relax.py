@@ -66,7 +66,7 @@ class Relaxer:
         self.moving: Int[np.ndarray, " moving"] = np.arange(template.molecule.n_atoms)
         if not self._small or self.mode == "hydrogens":
             self.moving = np.setdiff1d(self.moving, self._held)
-        self._restraint = _add_restraint(system, self._held, score) if self.mode == "restrained" else None
+        self._restraint: Any = _add_restraint(system, self._held, score) if self.mode == "restrained" else None
         self._metric: HydrogenMetric | ModelMetric | None = None
         if isinstance(template, SmallTemplate):
             self._metric = ModelMetric(template, self.moving)
@@ -210,14 +210,8 @@ class Relaxer:
             rms = _rms(gradient)
             if not np.isfinite(value) or rms <= wanted:
                 break
-            anchor, correction = x_nm, gradient - cheap(x_nm)[1]
-
-            def corrected(y_nm: np.ndarray, anchor: np.ndarray = anchor, c: np.ndarray = correction) -> Any:
-                energy, slope = cheap(y_nm)
-                return energy + float(c @ (y_nm - anchor)), slope + c
-
-            found = minimised(corrected, x_nm, max(0.2 * wanted, 0.05 * rms), _CHEAP_STEPS)
-            tried: np.ndarray = found.x
+            corrected = _with_slope(cheap, gradient - cheap(x_nm)[1], x_nm)
+            tried = minimised(corrected, x_nm, max(0.2 * wanted, 0.05 * rms), _CHEAP_STEPS).x
             new_value, new_gradient = full(tried)
             if not new_value < value:
                 break
@@ -251,6 +245,16 @@ class Relaxer:
             energy_kj_mol=self.energy_kj_mol(relaxed_nm),
             rms_force_kj_mol_nm=_rms(state_forces(state)),
         )
+
+
+def _with_slope(function: Function, slope: np.ndarray, anchor: np.ndarray) -> Function:
+    """f(y) + s·(y − a)."""
+
+    def tilted(y: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = function(y)
+        return value + float(slope @ (y - anchor)), gradient + slope
+
+    return tilted
 
 
 def _rms(values: np.ndarray) -> float:
