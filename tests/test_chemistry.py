@@ -179,7 +179,6 @@ def test_score_by_hand_has_a_row_for_each_record(tmp_path: Path) -> None:
     assert record["settings"]["forcefield"]["small_molecule"] == "mmff94"
     assert record["scored"] == {
         "platform": "Reference",
-        "protonation": {},
         "conformers": 5,
         "failures": {"other_molecule": 1},
     }

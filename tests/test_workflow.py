@@ -400,7 +400,7 @@ def test_a_run_killed_in_each_stage_goes_on_and_loses_nothing(
     exact = ("*.safetensors", "split.parquet", "weights.parquet")
     assert digests(fresh.results, exact) == digests(finished.results, exact)
     trajectories = sorted(path.relative_to(finished.results) for path in finished.results.rglob("*.dcd"))
-    assert len(trajectories) == 6
+    assert len(trajectories) == 8  # MD, simulated and checked; of two models the samples and the way to one of them
     for path in trajectories:  # not by their bytes: a DCD has the time of writing in its header
         positions = [read_ensemble(results / path).positions_nm for results in (fresh.results, finished.results)]
         np.testing.assert_array_equal(*positions)
