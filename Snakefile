@@ -20,12 +20,6 @@ rule all:
         "<results>/report.html",
 
 
-include: "workflow/rules/simulate.smk"
-include: "workflow/rules/dataset.smk"
-include: "workflow/rules/pretrain.smk"
-include: "workflow/rules/sample.smk"
-include: "workflow/rules/score.smk"
-include: "workflow/rules/align.smk"
-include: "workflow/rules/generate.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/report.smk"
+for stage in "simulate dataset pretrain sample score align generate evaluate report".split():
+
+    include: f"workflow/rules/{stage}.smk"
