@@ -19,6 +19,7 @@ from ancdiff.diffusion.likelihood import exact_trace, log_density
 from ancdiff.diffusion.noise import centre, karras_sigma
 from ancdiff.errors import InputError, StageError
 from ancdiff.molecules import ENERGY_COLUMNS, Ensemble
+from ancdiff.pool import Pool, draw_group
 from ancdiff.testing import alanine_dipeptide
 from ancdiff.units import thermal_energy_kj_mol
 
@@ -384,7 +385,7 @@ def test_a_section_that_was_not_handed_over_is_an_error(results: Path) -> None:
 
 
 def test_groups_hold_the_asked_share_of_md() -> None:
-    pool = align.Pool(
+    pool = Pool(
         system="x",
         graph=molecule_graph(alanine_dipeptide().molecule),
         training_nm=torch.zeros(20, 2, 3),
@@ -395,7 +396,7 @@ def test_groups_hold_the_asked_share_of_md() -> None:
         from_models=torch.arange(6, 10),
     )
     settings = stage_config("align", align={"group_size": 8, "data_fraction": 0.25}).align
-    index = align._draw_group(pool, settings, torch.Generator().manual_seed(0))
+    index = draw_group(pool, settings, torch.Generator().manual_seed(0))
     assert (index < 6).sum() == 2
     assert len(index) == 8
 
@@ -405,7 +406,7 @@ def test_the_anchor_takes_md_at_low_noise_and_the_pool_above(local_sigma: float,
     """MD at the origin, a pool of one weighted conformer away from it: the targets say where each came from."""
     away = torch.zeros(3, 10, 3)
     away[:, 0], away[:, 1] = 1.0, -1.0
-    pool = align.Pool(
+    pool = Pool(
         system="x",
         graph=molecule_graph(alanine_dipeptide().molecule),
         training_nm=torch.zeros(20, 10, 3),

@@ -1,0 +1,237 @@
+"""The pool of a round of alignment: scored conformers of each system, their Boltzmann weights and the anchor's.
+
+A pool holds training MD and the samples of every earlier model of the same line. The anchor's weights begin equal and
+each round moves them a step towards the Boltzmann distribution, with the model that the round starts from as proposal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from ancdiff.artifacts import read_ensemble, read_table
+from ancdiff.config import AlignSettings, StageConfig
+from ancdiff.corridor import Layout
+from ancdiff.denoiser.graph import MoleculeGraph
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.denoising import Conformers
+from ancdiff.diffusion import Denoise
+from ancdiff.diffusion.energy import likelihood_energy, shared_noise
+from ancdiff.diffusion.noise import centre
+from ancdiff.diffusion.superpose import lay_upon_first
+from ancdiff.errors import StageError
+from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempered_step
+
+_CHUNK = 16  # conformers whose noisy copies go through the network at once; memory only
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Scored conformers of one system, on the training device; every log-weight is finite."""
+
+    system: str
+    graph: MoleculeGraph
+    training_nm: Float[Tensor, "frames atoms 3"]  # all training MD, scored or not
+    positions_nm: Float[Tensor, "conformers atoms 3"]
+    log_weight: Float[Tensor, " conformers"]
+    anchor_weight: Float[Tensor, " conformers"]  # sums to 1
+    from_md: Int[Tensor, " md"]  # indices of the conformers that come from training MD
+    from_models: Int[Tensor, " sampled"]  # … and from models
+
+
+def pool_weights(
+    settings: StageConfig,
+    layout: Layout,
+    systems: Sequence[str],
+    models: Sequence[str],
+    split: pd.DataFrame,
+    *,
+    round_number: int,
+) -> tuple[dict[str, pd.DataFrame], dict[str, StageError], list[Path]]:
+    """Boltzmann weights of each system's pool, why some have none, and the files that they and conformers come from."""
+    weights, left_out, parents = {}, {}, []
+    temper = settings.align.temper
+    kelvin = round_temperature(settings.forcefield.temperature_kelvin, temper, round_number)
+    for system in systems:
+        tables = {}
+        for ensemble in ("training", *models):
+            path = layout.energies(ensemble, system)
+            tables[ensemble] = read_table(path)
+            parents += [path, layout.ensemble(ensemble, system)]
+        rows = split[(split["system"] == system) & (split["md"] == "training") & (split["split"] == "train")]
+        tables["training"] = tables["training"][tables["training"]["conformer"].isin(rows["frame"])]
+        try:
+            weights[system] = pooled_weights(system, tables, temperature_kelvin=kelvin, temper_settings=temper)
+        except StageError as error:
+            left_out[system] = error
+    return weights, left_out, parents
+
+
+def make_pools(
+    layout: Layout,
+    systems: Sequence[Conformers],
+    weights: dict[str, pd.DataFrame],
+    left_out: dict[str, StageError],
+    last: pd.DataFrame | None,
+    model: Denoiser,
+    settings: StageConfig,
+    *,
+    seed: int,
+) -> list[Pool]:
+    """The pools of a round. Adds the anchor's columns to ``weights``, and to ``left_out`` what cannot be a pool.
+
+    Raises:
+        StageError: no pool is left; of a single system, its own error.
+    """
+    pools = []
+    for c in systems:
+        try:
+            weights[c.system] = _anchored(layout, c, weights[c.system], last, model, settings, seed=seed)
+            pools.append(_pool(layout, c, weights[c.system], settings.align))
+        except StageError as error:
+            left_out[c.system] = error
+    if pools:
+        return pools
+    errors = list(left_out.values())
+    if len(errors) == 1:
+        raise errors[0]
+    raise StageError(
+        f"no system is left to align on: {'; '.join(error.what for error in errors)}",
+        where=", ".join(left_out),
+        fix="look at the status column of their score tables",
+    )
+
+
+def _anchored(
+    layout: Layout,
+    conformers: Conformers,
+    weights: pd.DataFrame,
+    last: pd.DataFrame | None,
+    model: Denoiser,
+    settings: StageConfig,
+    *,
+    seed: int,
+) -> pd.DataFrame:
+    """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
+
+    A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn.
+    Those without an energy get −∞.
+    """
+    usable = np.isfinite(weights["log_weight"].to_numpy())
+    positions = _positions(layout, conformers.system, weights[usable])
+    device = conformers.positions_nm.device
+    energy = pool_energies(
+        model.on(conformers.graph), centre(torch.as_tensor(positions)).to(device), settings, model.sigma_data_nm, seed
+    )
+    started = np.zeros(usable.sum())
+    if last is not None:
+        keys = ["system", "source", "conformer"]
+        before = weights[usable].merge(last[[*keys, "anchor_log_weight"]], how="left", on=keys, validate="one_to_one")
+        started = before["anchor_log_weight"].to_numpy(dtype=np.float64)
+        known = np.isfinite(started)
+        started = np.where(known, started - (logmeanexp(started[known]) if known.any() else 0.0), 0.0)
+    log_weight, gamma = tempered_step(
+        started,
+        weights["log_weight"].to_numpy()[usable] + energy,
+        largest_step=settings.align.anchor_step,
+        ess_fraction=settings.align.anchor_ess_fraction,
+    )
+    table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=gamma)
+    table.loc[usable, "model_energy_nats"] = energy
+    table.loc[usable, "anchor_log_weight"] = log_weight
+    return table
+
+
+def pool_energies(
+    denoise: Denoise,
+    positions_nm: Float[Tensor, "conformers atoms 3"],
+    settings: StageConfig,
+    sigma_data_nm: float,
+    seed: int,
+) -> Float[np.ndarray, " conformers"]:
+    """E_θ in nats of a whole pool, with one set of noise for all, so that their differences are sharp.
+
+    E_θ does not change when a conformer is turned, but the same noise is another one to a turned conformer: all are
+    laid upon the first.
+    """
+    generator = torch.Generator(positions_nm.device).manual_seed(seed)
+    low = settings.diffusion.sigma_min * sigma_data_nm
+    high = settings.align.energy_sigma_max * sigma_data_nm
+    shared = shared_noise(
+        settings.align.anchor_noise_levels,
+        positions_nm.shape[1],
+        sigma_min_nm=low,
+        sigma_max_nm=high,
+        generator=generator,
+        antithetic=settings.align.antithetic,
+    )
+    chunks = tqdm(lay_upon_first(positions_nm).split(_CHUNK), desc="model energies", unit="chunk", mininterval=2.0)
+    with torch.no_grad():
+        energies = [
+            likelihood_energy(
+                denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=settings.diffusion.superpose
+            )
+            for x in chunks
+        ]
+    return torch.cat(energies).double().cpu().numpy()
+
+
+def _positions(layout: Layout, system: str, rows: pd.DataFrame) -> Float[np.ndarray, "conformers atoms 3"]:
+    """Coordinates of a table's conformers, in its order."""
+    parts = []
+    for source, part in rows.groupby("source", sort=False):
+        parts.append(read_ensemble(layout.ensemble(str(source), system)).positions_nm[part["conformer"].to_numpy()])
+    return np.concatenate(parts)
+
+
+def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame, align: AlignSettings) -> Pool:
+    """The weighted conformers of one system, those without a weight left out.
+
+    Raises:
+        StageError: no sample, or no MD frame, has an energy, and groups need them.
+    """
+    table = weights[np.isfinite(weights["log_weight"])]
+    device = conformers.positions_nm.device
+    md = (table["source"] == "training").to_numpy()
+    n_md = _md_of_group(align)
+    if (md.all() and n_md < align.group_size) or (not md.any() and n_md > 0):
+        raise StageError(
+            f"the pool of {conformers.system} has {'no model samples' if md.all() else 'no MD'} with an energy",
+            where=", ".join(sorted(weights["source"].unique())),
+            fix="look at the status column of its score tables",
+        )
+    anchor = np.exp(table["anchor_log_weight"].to_numpy())
+    return Pool(
+        system=conformers.system,
+        graph=conformers.graph,
+        training_nm=conformers.positions_nm,
+        positions_nm=centre(torch.as_tensor(_positions(layout, conformers.system, table))).to(device),
+        log_weight=torch.tensor(table["log_weight"].to_numpy(), dtype=torch.float64, device=device),
+        anchor_weight=torch.tensor(anchor, dtype=torch.float32, device=device),
+        from_md=torch.tensor(np.flatnonzero(md), device=device),
+        from_models=torch.tensor(np.flatnonzero(~md), device=device),
+    )
+
+
+def _md_of_group(align: AlignSettings) -> int:
+    """How many of a group's conformers come from MD."""
+    return round(align.data_fraction * align.group_size)
+
+
+def draw_group(pool: Pool, align: AlignSettings, generator: torch.Generator) -> Int[Tensor, " conformers"]:
+    """K conformers of a pool in random order, a share of them from MD. Draws from ``generator``."""
+    n_md = _md_of_group(align)
+    parts = []
+    for source, n in ((pool.from_md, n_md), (pool.from_models, align.group_size - n_md)):
+        if n == 0:
+            continue
+        drawn = torch.randint(len(source), (n,), generator=generator, device=generator.device)
+        parts.append(source[drawn])
+    # The order says which are pairs (`objectives.diffusion_dpo_loss`): MD with MD and with samples alike.
+    return torch.cat(parts)[torch.randperm(align.group_size, generator=generator, device=generator.device)]
