@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ancdiff.artifacts import read_table, write_table
-from ancdiff.config import AlignSettings, DiffusionSettings, StageConfig
-from ancdiff.corridor import Layout, ancestors, split_model
+from ancdiff.config import DiffusionSettings, LineSettings, StageConfig
+from ancdiff.corridor import Layout, ancestors, line_settings, objective_of, replayed, split_model
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import choose_device, load_denoiser, save_denoiser
 from ancdiff.denoising import (
@@ -45,7 +45,7 @@ from ancdiff.weights import WEIGHT_COLUMNS
 
 
 def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
-    """Make the model ``<objective>_round<r>`` from that of the round before. Draws from ``seed`` and the round alone.
+    """Make the model ``<line>_round<r>`` from that of the round before. Draws from ``seed`` and the round alone.
 
     A system whose pool has no energies, or none of its training MD or of its samples where groups need them, is left
     out of the round, on standard error and in the model's record; the control needs no energies.
@@ -54,9 +54,9 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
         StageError: no system is left, or the loss became non-finite.
     """
     torch.set_num_threads(threads)
-    layout, align = Layout(results), settings.align
     name, lineage = split_model(model), ancestors(model)
-    objective, parent, round_seed = name.line, lineage[-1], seed + name.round_number
+    layout, align = Layout(results), line_settings(settings.align, name.line)
+    objective, parent, round_seed = objective_of(name.line), lineage[-1], seed + name.round_number
     parent_path = layout.model(parent)
     device = choose_device()
     denoiser, _ = load_denoiser(parent_path)
@@ -64,7 +64,9 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
     split = read_table(results / "dataset" / "split.parquet")
     systems = [name for name, system in settings.systems.items() if system.split == "train"]
     data = [load_conformers(layout, name, split, "train", device) for name in systems]
-    weights, left_out, parents = pool_weights(settings, layout, systems, lineage, split, round_number=name.round_number)
+    weights, left_out, parents = pool_weights(
+        settings, layout, systems, replayed(lineage, align), split, temper=align.temper, round_number=name.round_number
+    )
     record = made_by("align", settings=settings.as_dict(), seed=seed, parents=[parent_path, *parents])
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
@@ -76,7 +78,9 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
         reference.to(device)
         last = None if name.round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
         weighted = [c for c in data if c.system in weights]
-        pools = make_pools(layout, weighted, weights, left_out, last, reference, settings, seed=round_seed)
+        pools = make_pools(
+            layout, weighted, weights, left_out, last, reference, align, settings.diffusion, seed=round_seed
+        )
         loss = partial(
             _alignment_loss,
             objective=objective,
@@ -110,7 +114,7 @@ def _alignment_loss(
     objective: str,
     reference: Denoiser,
     pools: Sequence[Pool],
-    align: AlignSettings,
+    align: LineSettings,
     diffusion: DiffusionSettings,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """The objective's mean over groups of randomly drawn systems, and the anchor, each with its weight."""
@@ -156,7 +160,7 @@ def _alignment_loss(
 def _anchor_block(
     pool: Pool,
     n: int,
-    align: AlignSettings,
+    align: LineSettings,
     diffusion: DiffusionSettings,
     sigma_data_nm: float,
     generator: torch.Generator,
@@ -179,7 +183,7 @@ def _anchor_block(
 
 def _model_terms(
     x: Float[Tensor, "conformers atoms 3"],
-    align: AlignSettings,
+    align: LineSettings,
     diffusion: DiffusionSettings,
     sigma_data_nm: float,
     generator: torch.Generator,
@@ -206,7 +210,7 @@ def _control_loss(
     generator: torch.Generator,
     *,
     data: Sequence[Conformers],
-    align: AlignSettings,
+    align: LineSettings,
     diffusion: DiffusionSettings,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """Plain denoising of the training MD: the same steps without energies."""
@@ -217,7 +221,7 @@ def _control_loss(
     return denoising_blocks_loss(denoiser, blocks, diffusion), logged
 
 
-def _plan(align: AlignSettings) -> TrainingPlan:
+def _plan(align: LineSettings) -> TrainingPlan:
     return TrainingPlan(
         steps=align.steps,
         learning_rate=align.learning_rate,

@@ -32,6 +32,9 @@ Kelvin = Annotated[float, Field(ge=50, le=2000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 Objective = Literal["eba", "eba_reference", "eba_dpo", "dpo", "none"]
+VARIANT = r"(?:eba_reference|eba_dpo|eba|dpo|none)_[a-z]+"
+"""Name of a line of models with settings of its own: its objective, and a word."""
+Variant = Annotated[str, Field(pattern=f"^{VARIANT}$")]
 Basin = Literal["alpha_r", "beta", "alpha_l"]
 Potential = Literal["double_well", "dw4", "lj13", "lj55"]
 Law = Literal["mixture", "sphere", "helix", "torus"]
@@ -443,11 +446,9 @@ class TemperSettings(Section):
         return self
 
 
-class AlignSettings(Section):
-    """Energy-based alignment (EBA, arXiv 2505.24203) in rounds of sample → score → align."""
+class LineSettings(Section):
+    """One round of a line of models: an objective, the groups it looks at, and the anchor."""
 
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("eba", "none")
-    rounds: Annotated[int, Field(ge=0)] = 2
     steps: Count = 150
     learning_rate: Positive = 5e-4
     gradient_clip: Positive = 1.0
@@ -457,6 +458,9 @@ class AlignSettings(Section):
     group_size: Annotated[int, Field(ge=2)] = 8
     groups_per_step: Count = 1
     data_fraction: Fraction = 0.5
+    replay_models: Count | None = Field(
+        default=None, description="models whose samples are in the pool, the latest ones; null: all of the line"
+    )
     noise_levels: Count = 8
     antithetic: bool = Field(
         default=True, description="half as many noise levels, each with its noise and the opposite one"
@@ -472,19 +476,53 @@ class AlignSettings(Section):
     )
     anchor_batch_size: Count = Field(default=80, description="conformers of a step of the anchor, and of the control")
     anchor_step: Fraction = Field(default=0.5, description="largest γ by which a round moves the anchor's log-weights")
+    anchor_update: Literal["all", "new"] = Field(
+        default="all", description="whose weights a round moves: all, or those of conformers new to the pool"
+    )
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
     )
     anchor_local_sigma: NonNegative = Field(
         default=0.3, description="noise below which the anchor denoises training MD, in units of the data's spread"
     )
-    anchor_noise_levels: Count = Field(default=24, description="of the model energies of the whole pool, once a round")
+    anchor_energy: Literal["bound", "exact", "hutchinson"] = Field(
+        default="bound",
+        description="model energies of the whole pool: the denoising error, or −log p of the flow, its trace exact or "
+        "estimated",
+    )
+    anchor_noise_levels: Count = Field(default=24, description="of anchor_energy: bound, once a round")
+    anchor_flow_steps: Annotated[int, Field(ge=2)] = Field(
+        default=15, description="Runge-Kutta steps of the other kinds of anchor_energy"
+    )
+    anchor_probes: Annotated[int, Field(ge=2)] = Field(
+        default=8, description="random vectors of anchor_energy: hutchinson"
+    )
     checkpoint_every_seconds: Positive = 20.0
 
     @model_validator(mode="after")
-    def _noise_in_pairs(self) -> "AlignSettings":
+    def _noise_in_pairs(self) -> "LineSettings":
         if self.antithetic and (self.noise_levels % 2 or self.anchor_noise_levels % 2):
             raise ValueError("'antithetic: true' needs even 'noise_levels' and 'anchor_noise_levels'")
+        return self
+
+
+class AlignSettings(LineSettings):
+    """Energy-based alignment (EBA, arXiv 2505.24203) in rounds of sample → score → align."""
+
+    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default=("eba", "none"), description="the lines of models: objectives, and names of `variants`"
+    )
+    rounds: Annotated[int, Field(ge=0)] = 2
+    variants: dict[Variant, LineSettings] = Field(
+        default={}, description="lines with settings of their own: <objective>_<word>, and what differs"
+    )
+
+    @model_validator(mode="after")
+    def _known_lines(self) -> "AlignSettings":
+        known = (*get_args(Objective), *self.variants)
+        for name in self.objectives:
+            if name not in known:
+                raise ValueError(f"'objectives' has '{name}'; known are: {', '.join(known)}")
         return self
 
 
@@ -599,7 +637,7 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> Con
     try:
         # JSON mode: a YAML list becomes a tuple, while a string where a number belongs stays an error. A YAML date
         # becomes text, to be told about by its key.
-        return Config.model_validate_json(json.dumps(raw, default=str))
+        return Config.model_validate_json(json.dumps(_with_whole_variants(raw), default=str))
     except ValidationError as error:
         lines = [_describe(problem) for problem in error.errors()]
         raise ConfigError(
@@ -607,6 +645,19 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> Con
             where=where,
             fix="mend these keys; config.yaml documents every key, its unit and its default",
         ) from error
+
+
+def _with_whole_variants(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, each of ``align.variants`` with what it leaves out taken from ``align`` itself.
+
+    Before it is checked, as values that were left out cannot be told from defaults afterwards.
+    """
+    align = raw.get("align")
+    if not isinstance(align, Mapping) or not isinstance(align.get("variants"), Mapping):
+        return dict(raw)
+    shared = {key: value for key, value in align.items() if key in LineSettings.model_fields}
+    whole = {n: shared | dict(own) if isinstance(own, Mapping) else own for n, own in align["variants"].items()}
+    return {**raw, "align": {**align, "variants": whole}}
 
 
 def load_config(path: Path) -> Config:
@@ -663,6 +714,8 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     else:
         section = Config
     for part in location:
+        if part not in section.model_fields:  # a name that the user gave, of one of several alike
+            continue
         inner = [
             kind
             for kind in (

@@ -1,17 +1,27 @@
 """The corridor: which models and ensembles a run has, and where each artifact lies.
 
 An *ensemble* is a named set of conformers of one system: the two MD data sets (``training``, ``reference``) or the
-samples of a *model*. A model is ``pretrain`` or ``<objective>_round<r>``, e.g. ``eba_round2``; in a run with several
-seeds each model exists once for each and carries its own: ``pretrain_seed2027``, ``eba_round2_seed2027``.
+samples of a *model*. A model is ``pretrain`` or ``<line>_round<r>``, e.g. ``eba_round2``; a *line* of models is an
+objective, or a variant of one with settings of its own, ``<objective>_<word>``. In a run with several seeds each model
+exists once for each and carries its own: ``pretrain_seed2027``, ``eba_round2_seed2027``.
 Pure names and paths; nothing here touches the disk.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from ancdiff.config import CompoundSettings, Config, GenerateSettings, Objective
+from ancdiff.config import (
+    VARIANT,
+    AlignSettings,
+    CompoundSettings,
+    Config,
+    GenerateSettings,
+    LineSettings,
+    Objective,
+)
 
 MD_ENSEMBLES = ("training", "reference")
 PRETRAINED = "pretrain"
@@ -24,7 +34,7 @@ LOG_DENSITIES = "log_density.parquet"
 MEAN_OVER_SYSTEMS = "(mean)"
 """Stands for a system's name in tables; no system can be called this."""
 
-_LINES = "|".join(get_args(Objective))
+_LINES = "|".join((*get_args(Objective), VARIANT))
 _SEED = "(?:0|[1-9][0-9]*)"
 ALIGNED_PATTERN = f"(?:{_LINES})_round[1-9][0-9]*(?:_seed{_SEED})?"
 """Names of aligned models, for the rule that makes them."""
@@ -39,7 +49,7 @@ _MODEL = re.compile(
 
 @dataclass(frozen=True)
 class ModelName:
-    """What a model's name says: its line (``pretrain`` or an objective), round (0: pretrained) and seed.
+    """What a model's name says: its line (``pretrain``, an objective or a variant), round (0: pretrained) and seed.
 
     ``seed`` is None in a run with one seed. ``reweighted`` is the ensemble of a model's samples under importance
     weights, which exists in the tables of `evaluate` alone.
@@ -70,6 +80,22 @@ def split_model(model: str) -> ModelName:
     seed = None if match["seed"] is None else int(match["seed"])
     line, round_number = (PRETRAINED, 0) if match["pretrained"] else (match["objective"], int(match["round"]))
     return ModelName(line, round_number, seed, reweighted=match["reweighted"] is not None)
+
+
+def objective_of(line: str) -> str:
+    """The objective of a line: itself, or that of the variant."""
+    known = sorted(get_args(Objective), key=len, reverse=True)
+    return next(name for name in known if line == name or line.startswith(f"{name}_"))
+
+
+def line_settings(align: AlignSettings, line: str) -> LineSettings:
+    """What a line's rounds are made with."""
+    return align.variants.get(line, align)
+
+
+def replayed(models: Sequence[str], settings: LineSettings) -> list[str]:
+    """Those of a model's ancestors whose samples are in its pool, the oldest first."""
+    return list(models) if settings.replay_models is None else list(models)[-settings.replay_models :]
 
 
 def reweighted(model: str) -> str:

@@ -16,19 +16,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ancdiff.artifacts import read_ensemble, read_table
-from ancdiff.config import AlignSettings, StageConfig
+from ancdiff.config import DiffusionSettings, LineSettings, StageConfig, TemperSettings
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoising import Conformers
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, shared_noise
-from ancdiff.diffusion.noise import centre
+from ancdiff.diffusion.likelihood import exact_trace, hutchinson_trace, log_density
+from ancdiff.diffusion.noise import centre, karras_sigma
 from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
 from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempered_step
 
 _CHUNK = 16  # conformers whose noisy copies go through the network at once; memory only
+_FLOW_CHUNK = 512  # conformers that flow at once; memory only
+_FLOW_RHO = 7.0  # bend of the flow's noise levels (Karras et al. 2022)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +55,11 @@ def pool_weights(
     models: Sequence[str],
     split: pd.DataFrame,
     *,
+    temper: TemperSettings | None,
     round_number: int,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, StageError], list[Path]]:
     """Boltzmann weights of each system's pool, why some have none, and the files that they and conformers come from."""
     weights, left_out, parents = {}, {}, []
-    temper = settings.align.temper
     kelvin = round_temperature(settings.forcefield.temperature_kelvin, temper, round_number)
     for system in systems:
         tables = {}
@@ -80,7 +83,8 @@ def make_pools(
     left_out: dict[str, StageError],
     last: pd.DataFrame | None,
     model: Denoiser,
-    settings: StageConfig,
+    align: LineSettings,
+    diffusion: DiffusionSettings,
     *,
     seed: int,
 ) -> list[Pool]:
@@ -92,8 +96,8 @@ def make_pools(
     pools = []
     for c in systems:
         try:
-            weights[c.system] = _anchored(layout, c, weights[c.system], last, model, settings, seed=seed)
-            pools.append(_pool(layout, c, weights[c.system], settings.align))
+            weights[c.system] = _anchored(layout, c, weights[c.system], last, model, align, diffusion, seed=seed)
+            pools.append(_pool(layout, c, weights[c.system], align))
         except StageError as error:
             left_out[c.system] = error
     if pools:
@@ -114,72 +118,95 @@ def _anchored(
     weights: pd.DataFrame,
     last: pd.DataFrame | None,
     model: Denoiser,
-    settings: StageConfig,
+    align: LineSettings,
+    diffusion: DiffusionSettings,
     *,
     seed: int,
 ) -> pd.DataFrame:
     """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
 
     A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn.
-    Those without an energy get −∞.
+    Those without an energy get −∞. Without an anchor nothing is worked out.
     """
+    table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan)
+    if align.anchor == 0:
+        return table
     usable = np.isfinite(weights["log_weight"].to_numpy())
-    positions = _positions(layout, conformers.system, weights[usable])
-    device = conformers.positions_nm.device
-    energy = pool_energies(
-        model.on(conformers.graph), centre(torch.as_tensor(positions)).to(device), settings, model.sigma_data_nm, seed
-    )
-    started = np.zeros(usable.sum())
+    started, known = np.zeros(usable.sum()), np.zeros(usable.sum(), dtype=bool)
     if last is not None:
         keys = ["system", "source", "conformer"]
         before = weights[usable].merge(last[[*keys, "anchor_log_weight"]], how="left", on=keys, validate="one_to_one")
         started = before["anchor_log_weight"].to_numpy(dtype=np.float64)
         known = np.isfinite(started)
         started = np.where(known, started - (logmeanexp(started[known]) if known.any() else 0.0), 0.0)
-    log_weight, gamma = tempered_step(
-        started,
-        weights["log_weight"].to_numpy()[usable] + energy,
-        largest_step=settings.align.anchor_step,
-        ess_fraction=settings.align.anchor_ess_fraction,
+    moved = ~known if align.anchor_update == "new" and not known.all() else np.ones_like(known)
+    positions = centre(torch.as_tensor(_positions(layout, conformers.system, weights[usable][moved])))
+    energy = pool_energies(
+        model.on(conformers.graph),
+        positions.to(conformers.positions_nm.device),
+        align,
+        diffusion,
+        model.sigma_data_nm,
+        seed,
     )
-    table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=gamma)
-    table.loc[usable, "model_energy_nats"] = energy
-    table.loc[usable, "anchor_log_weight"] = log_weight
-    return table
+    stepped, gamma = tempered_step(
+        started[moved],
+        weights["log_weight"].to_numpy()[usable][moved] + energy,
+        largest_step=align.anchor_step,
+        ess_fraction=align.anchor_ess_fraction,
+    )
+    # Those that are not moved keep their weights, and the moved ones the mean of them.
+    started[moved] = stepped - logmeanexp(stepped)
+    energies = np.full(len(started), np.nan)
+    energies[moved] = energy
+    table.loc[usable, "model_energy_nats"] = energies
+    table.loc[usable, "anchor_log_weight"] = started - np.log(np.exp(started - started.max()).sum()) - started.max()
+    return table.assign(anchor_step=gamma)
 
 
 def pool_energies(
     denoise: Denoise,
     positions_nm: Float[Tensor, "conformers atoms 3"],
-    settings: StageConfig,
+    align: LineSettings,
+    diffusion: DiffusionSettings,
     sigma_data_nm: float,
     seed: int,
 ) -> Float[np.ndarray, " conformers"]:
-    """E_θ in nats of a whole pool, with one set of noise for all, so that their differences are sharp.
+    """E_θ in nats of a whole pool: the bound, or −log p_θ by the probability-flow ODE (``align.anchor_energy``).
 
-    E_θ does not change when a conformer is turned, but the same noise is another one to a turned conformer: all are
-    laid upon the first.
+    The bound has one set of noise for all, so that differences are sharp. E_θ does not change when a conformer is
+    turned, but the same noise is another one to a turned conformer: all are laid upon the first. Draws from ``seed``.
     """
     generator = torch.Generator(positions_nm.device).manual_seed(seed)
-    low = settings.diffusion.sigma_min * sigma_data_nm
-    high = settings.align.energy_sigma_max * sigma_data_nm
-    shared = shared_noise(
-        settings.align.anchor_noise_levels,
-        positions_nm.shape[1],
-        sigma_min_nm=low,
-        sigma_max_nm=high,
-        generator=generator,
-        antithetic=settings.align.antithetic,
-    )
-    chunks = tqdm(lay_upon_first(positions_nm).split(_CHUNK), desc="model energies", unit="chunk", mininterval=2.0)
-    with torch.no_grad():
-        energies = [
-            likelihood_energy(
-                denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=settings.diffusion.superpose
+    low = diffusion.sigma_min * sigma_data_nm
+    if align.anchor_energy == "bound":
+        high, size = align.energy_sigma_max * sigma_data_nm, _CHUNK
+        shared = shared_noise(
+            align.anchor_noise_levels,
+            positions_nm.shape[1],
+            sigma_min_nm=low,
+            sigma_max_nm=high,
+            generator=generator,
+            antithetic=align.antithetic,
+        )
+
+        def energy_of(x: Float[Tensor, "conformers atoms 3"]) -> Float[Tensor, " conformers"]:
+            return likelihood_energy(
+                denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=diffusion.superpose
             )
-            for x in chunks
-        ]
-    return torch.cat(energies).double().cpu().numpy()
+
+    else:
+        high, size = diffusion.sigma_max * sigma_data_nm, _FLOW_CHUNK
+        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=_FLOW_RHO)[:-1].flip(0)
+        exact = align.anchor_energy == "exact"
+        trace = exact_trace() if exact else hutchinson_trace(align.anchor_probes, generator=generator)
+
+        def energy_of(x: Float[Tensor, "conformers atoms 3"]) -> Float[Tensor, " conformers"]:
+            return -log_density(denoise, x, levels, trace=trace, order=4).nats
+
+    chunks = tqdm(lay_upon_first(positions_nm).split(size), desc="model energies", unit="chunk", mininterval=2.0)
+    with torch.no_grad():
+        return torch.cat([energy_of(x) for x in chunks]).double().cpu().numpy()
 
 
 def _positions(layout: Layout, system: str, rows: pd.DataFrame) -> Float[np.ndarray, "conformers atoms 3"]:
@@ -190,7 +217,7 @@ def _positions(layout: Layout, system: str, rows: pd.DataFrame) -> Float[np.ndar
     return np.concatenate(parts)
 
 
-def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame, align: AlignSettings) -> Pool:
+def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame, align: LineSettings) -> Pool:
     """The weighted conformers of one system, those without a weight left out.
 
     Raises:
@@ -219,12 +246,12 @@ def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame, align: 
     )
 
 
-def _md_of_group(align: AlignSettings) -> int:
+def _md_of_group(align: LineSettings) -> int:
     """How many of a group's conformers come from MD."""
     return round(align.data_fraction * align.group_size)
 
 
-def draw_group(pool: Pool, align: AlignSettings, generator: torch.Generator) -> Int[Tensor, " conformers"]:
+def draw_group(pool: Pool, align: LineSettings, generator: torch.Generator) -> Int[Tensor, " conformers"]:
     """K conformers of a pool in random order, a share of them from MD. Draws from ``generator``."""
     n_md = _md_of_group(align)
     parts = []

@@ -24,8 +24,10 @@ from ancdiff.corridor import (
     ancestors,
     compound_sources,
     generated_sets,
+    line_settings,
     models,
     pretrained_models,
+    replayed,
     replicate_model,
     seed_of,
     split_model,
@@ -118,6 +120,14 @@ class Corridor:
         """Seed of a pretraining job."""
         return seed_of(self.pretrained_model(wildcards), self.config)
 
+    def align_settings(self, wildcards: Any) -> str:
+        """As `settings`, with the one line only: another line's change does not train this one again."""
+        sections, line = json.loads(self.settings("align")), split_model(wildcards.model).line
+        align = sections["align"]
+        variants = {line: align["variants"][line]} if line in align["variants"] else {}
+        sections["align"] = align | {"objectives": [line], "variants": variants}
+        return json.dumps(sections, sort_keys=True, separators=(",", ":"))
+
     def align_seed(self, wildcards: Any) -> int:
         """Seed of an alignment job."""
         return seed_of(wildcards.model, self.config)
@@ -196,9 +206,10 @@ class Corridor:
         return f"--max-conformers {limit}" if wildcards.ensemble in MD_ENSEMBLES else ""
 
     def align_inputs(self, wildcards: Any) -> dict[str, Path | list[Path]]:
-        """The last round's model, and conformers with energies of training MD and of every ancestor."""
+        """The last round's model, and conformers with energies of training MD and of the ancestors in its pool."""
         lineage = ancestors(wildcards.model)
-        pool = [(ensemble, name) for ensemble in ("training", *lineage) for name in self.trained]
+        line = line_settings(self.config.align, split_model(wildcards.model).line)
+        pool = [(ensemble, name) for ensemble in ("training", *replayed(lineage, line)) for name in self.trained]
         return {
             "model": self.layout.model(lineage[-1]),
             "conformers": [self.layout.ensemble(*member) for member in pool],

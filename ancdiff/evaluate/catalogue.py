@@ -118,6 +118,9 @@ HEADLINE: dict[str, tuple[str, str]] = {
     "pair_distance_w1_nm": ("pair_distance_w1_nm", "reference"),
     "population_distance": ("population_distance", "reference"),
     "population_distance_exact": ("population_distance", "exact"),
+    "free_energy_difference_error_exact_kt": ("free_energy_difference_error_kt", "exact"),
+    "mean_energy_kt": ("mean_energy_kt", "reference"),
+    "mean_energy_exact_kt": ("mean_energy_kt", "exact"),
     "equivariance_error_float32": ("equivariance_error_float32", ""),
     "equivariance_error_float64": ("equivariance_error_float64", ""),
 }

@@ -131,6 +131,8 @@ def _wells(one: ParticleFeatures, exact: Exact | None, row: Row) -> Iterator[Mea
     errors = absolute(counts, lambda c: _delta(free_energy.free_energies(c)) - exact_delta)
     floor = float(np.sqrt(1 / (n * truth[0]) + 1 / (n * truth[1])))
     yield row("free_energy_difference_kt", against="exact", basin="short-long", **errors.item() | {"floor": floor})
+    sizes = absolute(counts, lambda c: np.abs(_delta(free_energy.free_energies(c)) - exact_delta))
+    yield row("free_energy_difference_error_kt", against="exact", **sizes.item() | {"floor": floor})
 
 
 def _delta(free: np.ndarray) -> np.ndarray:

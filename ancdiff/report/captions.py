@@ -21,6 +21,14 @@ CAPTIONS: dict[str, Caption] = {
         "Line plots of the free-energy error in kT against the round of alignment, one line per objective, for "
         "the mean over systems and for each system.",
     ),
+    "errors_per_step": Caption(
+        "Errors against the exact answer, step by step",
+        "Left: error of the wells' free-energy difference, or distance of the energies where there are no wells. "
+        "Right: error of the mean energy, which rises when a model leaves the support. Lines are means over seeds, the "
+        "band is the floor; the axes are linear up to ±0.5 and logarithmic beyond.",
+        "Line plots of the errors of a system with an exact energy in kT against the steps of alignment, one line for "
+        "each line of models.",
+    ),
     "basin_free_energies": Caption(
         "Free energies of the basins",
         "F = −ln(population) of each residue's basins, with 95 % bootstrap intervals; low is populated. An "

@@ -19,6 +19,7 @@ from ancdiff.corridor import (
     aligned_model,
     models,
     named_seeds,
+    objective_of,
     reweighted,
     split_model,
 )
@@ -41,8 +42,15 @@ def words(ensemble: str) -> str:
     if ensemble in _MD_WORDS:
         return _MD_WORDS[ensemble]
     name = split_model(ensemble)
-    model = "pretrained" if name.round_number == 0 else f"{_OBJECTIVE_WORDS[name.line]}, round {name.round_number}"
+    model = "pretrained" if name.round_number == 0 else f"{line_words(name.line)}, round {name.round_number}"
     return f"{model}, reweighted" if name.reweighted else model
+
+
+def line_words(line: str) -> str:
+    """A line of models in plain words: ``eba`` → “EBA”, ``eba_published`` → “EBA (published)”."""
+    objective = objective_of(line)
+    variant = line.removeprefix(objective).removeprefix("_")
+    return f"{_OBJECTIVE_WORDS[objective]} ({variant})" if variant else _OBJECTIVE_WORDS[objective]
 
 
 def words_with_seed(ensemble: str) -> str:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 from ancdiff.basins import BASINS, ramachandran
-from ancdiff.corridor import PRETRAINED, aligned_model
-from ancdiff.report.collect import Run, available, pool_weights, training_curve, words
+from ancdiff.corridor import PRETRAINED, aligned_model, objective_of
+from ancdiff.report.collect import Run, available, line_words, pool_weights, training_curve, words
 from ancdiff.report.style import FLOOR_COLOUR, look, objective_look
 
 BASIN_WORDS = {"alpha_r": "αR", "beta": "β", "alpha_l": "αL"}
@@ -310,7 +310,7 @@ def effective_sample_sizes(run: Run) -> Figure | None:
     """Effective sample size of each system's pool, per round of alignment."""
     pools = pool_weights(run)
     shown = [run.model(objective, r) for objective in run.objectives for r in range(1, run.rounds + 1)]
-    pools = pools[(pools["objective"] != "none") & pools["system"].isin(run.pictured_systems)]
+    pools = pools[(pools["objective"].map(objective_of) != "none") & pools["system"].isin(run.pictured_systems)]
     pools = pools[pools["model"].isin(shown)]
     if pools.empty:
         return None
@@ -338,7 +338,7 @@ def smooth(values: pd.Series) -> pd.Series:
 
 def _objective(objective: str) -> str:
     """An objective in words, without a round."""
-    return words(aligned_model(objective, 1)).split(",")[0]
+    return line_words(objective)
 
 
 def _plain_log(panel: Axes) -> None:

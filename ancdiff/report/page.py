@@ -23,7 +23,7 @@ from ancdiff.report.style import ELEMENT_COLOURS, house_style
 _FOLDER = Path(__file__).parent
 _SCREEN_DPI, _FILE_DPI = 150, 220
 _WIDE_INCHES = 5.5
-_FIGURES_OF_ALL_SEEDS = ("free_energy_per_round", "pretraining", "alignment")
+_FIGURES_OF_ALL_SEEDS = ("free_energy_per_round", "errors_per_step", "pretraining", "alignment")
 _MAP_WORDS = (
     "Each panel is −ln of the density of (φ, ψ), in kT from its deepest point. Dashed lines are the borders of the "
     "basins that are counted. A model has fewer conformers than the MD, so that its rare regions are ragged or empty."
@@ -111,6 +111,7 @@ def _with_seed_words(run: Run, section: Section) -> Section:
 
 def _sections(run: Run) -> Iterator[Section]:
     populations = picture("free_energy_per_round", figures.free_energy_per_round(run))
+    populations += picture("errors_per_step", particles.errors_per_step(run))
     populations += picture("basin_free_energies", figures.basin_free_energies(run))
     yield Section("populations", "Populations", "Do the basins fill as they should?", populations)
     yield Section("maps", "Ramachandran maps", _MAP_WORDS, _each(run, "ramachandran", figures.ramachandran_maps))

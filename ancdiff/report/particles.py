@@ -3,15 +3,17 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ancdiff.artifacts import read_ensemble, read_json
+from ancdiff.corridor import aligned_model, line_settings
 from ancdiff.errors import InputError
 from ancdiff.origins import is_particles
-from ancdiff.report.collect import Run, available, words
+from ancdiff.report.collect import Run, available, line_words, words
 from ancdiff.report.figures import PAGE_INCHES, grid
-from ancdiff.report.style import look
+from ancdiff.report.style import FLOOR_COLOUR, look
 
 _BINS = 120
 _FRAMES = 6
@@ -50,6 +52,58 @@ def pair_distances(run: Run) -> Figure | None:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
     return figure
+
+
+def errors_per_step(run: Run) -> Figure | None:
+    """Error of the populations (of the energies, where there are no wells) and of the mean energy against steps.
+
+    For each line of models the mean over seeds, with each seed's own values thin.
+    """
+    systems = [name for name in names(run) if run.settings.systems[name].exact is not None] if run.rounds else []
+    panels = [(system, *panel) for system in systems for panel in _error_panels(run, system)]
+    if not panels:
+        return None
+    figure, axes = grid(len(panels), columns=2, height=2.4)
+    for panel, (system, rows, label) in zip(axes, panels, strict=True):
+        values, floors = rows["value"].to_dict(), rows["floor"].dropna()
+        panel.axhline(0.0, color="#000000", linewidth=0.8)
+        if len(floors):
+            panel.axhspan(-floors.mean(), floors.mean(), color=FLOOR_COLOUR, alpha=0.2, linewidth=0, label="floor")
+        for line in run.objectives:
+            steps = line_settings(run.settings.align, line).steps * np.arange(run.rounds + 1)
+            found = np.array(
+                [
+                    [values.get(aligned_model(line, r, s), np.nan) for r in range(run.rounds + 1)]
+                    for s in run.named_seeds
+                ]
+            )
+            style = look(aligned_model(line, 1))
+            panel.plot(steps, found.T, color=style.colour, alpha=0.5, linewidth=0.6)
+            panel.plot(
+                steps, found.mean(axis=0), color=style.colour, marker=style.marker, linestyle=style.line,
+                label=line_words(line),
+            )  # fmt: skip
+        panel.set(title=system, ylabel=label)
+        panel.set_yscale("symlog", linthresh=0.5)
+    figure.supxlabel("steps of alignment", fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
+    return figure
+
+
+def _error_panels(run: Run, system: str) -> list[tuple[pd.DataFrame, str]]:
+    """Rows of the metrics to draw, by ensemble, and what they are."""
+    free = ("free_energy_difference_kt", "exact", "ΔF − exact (kT)")
+    distance = ("energy_w1_kt", "reference", "energy distance (kT)")
+    means = [("mean_energy_kt", md, f"⟨E⟩ − {md} (kT)") for md in ("exact", "reference")]
+    found = []
+    for choices in ((free, distance), means):
+        for metric, against, label in choices:
+            rows = run.select(metric, system=system, against=against, basin="*")
+            if len(rows):
+                found.append((rows.set_index("ensemble"), label))
+                break
+    return found
 
 
 def reverse_path(run: Run, system: str) -> Figure | None:

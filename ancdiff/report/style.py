@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-from ancdiff.corridor import PRETRAINED, split_model
+from ancdiff.corridor import PRETRAINED, objective_of, split_model
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,14 @@ _LOOKS = {
     "eba_dpo": Look("#009E73", "^", "-."),
     "dpo": Look("#999999", "<", "-."),
     "none": Look("#CC79A7", "X", "--"),
+}
+# Variants of an objective share one look, which is not the objective's own.
+_VARIANT_COLOURS = {
+    "eba": "#D55E00",
+    "eba_reference": "#E69F00",
+    "eba_dpo": "#882255",
+    "dpo": "#555555",
+    "none": "#AA4499",
 }
 ELEMENT_COLOURS = {"C": "#4d4d4d", "N": "#0072B2", "O": "#D55E00", "S": "#E69F00", "H": "#bbbbbb"}
 OTHER_ELEMENT = "#009E73"
@@ -58,12 +66,14 @@ def look(ensemble: str) -> Look:
     """The look of an ensemble; all rounds and seeds of an objective share theirs."""
     if ensemble in _LOOKS:
         return _LOOKS[ensemble]
-    return _LOOKS[split_model(ensemble).line]
+    return objective_look(split_model(ensemble).line)
 
 
 def objective_look(objective: str) -> Look:
-    """The look of an objective."""
-    return _LOOKS[objective]
+    """The look of a line of models: an objective, or a variant of one."""
+    if objective in _LOOKS:
+        return _LOOKS[objective]
+    return Look(_VARIANT_COLOURS[objective_of(objective)], "x", "--")
 
 
 @contextmanager

@@ -91,6 +91,18 @@ PARTICLE_COLUMNS = (
         "The same against quadrature, where there is one (the floor: as many exact draws).", "{:.2f}", 100.0,
     ),
     Column(
+        "free_energy_difference_error_exact_kt", "free_energy_difference_error_kt", "exact", "Free-energy difference",
+        "kT, to exact", "Size of the error of the wells' free-energy difference, where quadrature gives it.", "{:.3f}",
+    ),
+    Column(
+        "mean_energy_exact_kt", "mean_energy_kt", "exact", "Mean energy", "kT above exact",
+        "Mean energy less that of quadrature; it rises where a model leaves the support.", "{:+.3f}",
+    ),
+    Column(
+        "mean_energy_kt", "mean_energy_kt", "reference", "Mean energy", "kT above reference",
+        "The same against the reference.", "{:+.3f}",
+    ),
+    Column(
         "equivariance_error_float32", "equivariance_error_float32", "", "Equivariance error", "float32",
         "Largest relative error of the model's output over random turns, shifts and permutations of its input.",
         "{:.1e}",

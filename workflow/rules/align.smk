@@ -1,5 +1,5 @@
 # align: one round of energy-based alignment, from the last round's model to the next
-#   in   the last round's model; conformers and energies of the training MD and of every ancestor of the new model
+#   in   the last round's model; conformers and energies of the training MD and of its ancestors
 #   out  align/<model>/model.safetensors, model.json  weights, and what made them
 #        align/<model>/weights.parquet                Boltzmann weight of each conformer of the pool
 #        align/<model>/metrics.parquet                loss, effective sample size, spread of the model energy, error of its differences
@@ -7,7 +7,7 @@
 
 
 rule align:
-    """The model <objective>_round<r>. One thread each, so that two objectives, or seeds, train side by side on two cores."""
+    """The model <line>_round<r>. One thread each, so that two objectives, or seeds, train side by side on two cores."""
     input:
         unpack(RUN.align_inputs),
         topologies=RUN.dataset_topologies(),
@@ -27,7 +27,7 @@ rule align:
         "../../envs/ancdiff.yaml"
     threads: 1
     params:
-        settings=RUN.settings("align"),
+        settings=RUN.align_settings,
         code=RUN.code("align"),
         results=RUN.results,
         seed=RUN.align_seed,
