@@ -38,10 +38,12 @@ from ancdiff.diffusion.noise import centred_noise
 from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
 from ancdiff.objectives import OBJECTIVES, GroupEnergies, difference_error, group_effective_size
-from ancdiff.pool import Pool, draw_group, make_pools, pool_weights
+from ancdiff.pool import Pool, draw_group, held_out, make_pools, pool_weights
 from ancdiff.provenance import made_by
 from ancdiff.training import TrainingPlan, train, work_key
 from ancdiff.weights import WEIGHT_COLUMNS
+
+_VALIDATED = 512  # noisy conformers of each system in a validation
 
 
 def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads: int) -> None:
@@ -70,6 +72,7 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
     record = made_by("align", settings=settings.as_dict(), seed=seed, parents=[parent_path, *parents])
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
+    validate = None
     if objective == "none":
         left_out.clear()  # it needs no energies
         loss = partial(_control_loss, data=data, align=align, diffusion=settings.diffusion)
@@ -81,6 +84,9 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
         pools = make_pools(
             layout, weighted, weights, left_out, last, reference, align, settings.diffusion, seed=round_seed
         )
+        if align.validate_every_steps:
+            pools, held = zip(*map(held_out, pools), strict=True)
+            validate = partial(_validation_loss, held=held, align=align, diffusion=settings.diffusion, seed=round_seed)
         loss = partial(
             _alignment_loss,
             objective=objective,
@@ -98,6 +104,9 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
         generator=torch.Generator(device).manual_seed(round_seed),
         work=work,
         title=f"align {model}",
+        validate=validate,
+        validate_every_steps=align.validate_every_steps,
+        patience=None if validate is None else align.patience,
     )
     written = pd.concat(weights.values(), ignore_index=True) if weights else pd.DataFrame(columns=list(WEIGHT_COLUMNS))
     write_table(folder / "weights.parquet", written)
@@ -179,6 +188,19 @@ def _anchor_block(
     clean = torch.where(local, pool.training_nm[frame], pool.positions_nm[weighted])
     noise = centred_noise(tuple(clean.shape), generator=generator)
     return pool.graph, noised(clean, sigma, noise, superpose=diffusion.superpose)
+
+
+@torch.no_grad()
+def _validation_loss(
+    denoiser: Denoiser, held: Sequence[Pool], align: LineSettings, diffusion: DiffusionSettings, seed: int
+) -> float:
+    """Denoising loss of held-out conformers under the anchor's weights, at all noise levels, with the same noise."""
+    generator = torch.Generator(held[0].positions_nm.device).manual_seed(seed)
+    of_the_pool = align.model_copy(update={"anchor_local_sigma": 0.0})
+    blocks = [
+        _anchor_block(pool, _VALIDATED, of_the_pool, diffusion, denoiser.sigma_data_nm, generator) for pool in held
+    ]
+    return float(denoising_blocks_loss(denoiser, blocks, diffusion))
 
 
 def _model_terms(

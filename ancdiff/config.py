@@ -497,6 +497,11 @@ class LineSettings(Section):
     anchor_probes: Annotated[int, Field(ge=2)] = Field(
         default=8, description="random vectors of anchor_energy: hutchinson"
     )
+    validate_every_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="0: all steps are made; else a tenth of the pool is held out, whose denoising loss decides",
+    )
+    patience: Count = Field(default=3, description="validations without a lower loss after which a round stops early")
     checkpoint_every_seconds: Positive = 20.0
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ each round moves them a step towards the Boltzmann distribution, with the model 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from ancdiff.errors import StageError
 from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempered_step
 
 _CHUNK = 16  # conformers whose noisy copies go through the network at once; memory only
+_HELD_OUT = 10  # one in so many conformers, to stop early by
 _FLOW_CHUNK = 512  # conformers that flow at once; memory only
 _FLOW_RHO = 7.0  # bend of the flow's noise levels (Karras et al. 2022)
 
@@ -46,6 +47,29 @@ class Pool:
     anchor_weight: Float[Tensor, " conformers"]  # sums to 1
     from_md: Int[Tensor, " md"]  # indices of the conformers that come from training MD
     from_models: Int[Tensor, " sampled"]  # … and from models
+
+
+def held_out(pool: Pool) -> tuple[Pool, Pool]:
+    """The pool without every tenth conformer, and those alone; each with its anchor weights, normalised.
+
+    Conformers of one replica or one model are spread over both.
+    """
+    index = torch.arange(len(pool.positions_nm), device=pool.positions_nm.device)
+    chosen = index % _HELD_OUT == _HELD_OUT - 1
+    return _part(pool, index[~chosen]), _part(pool, index[chosen])
+
+
+def _part(pool: Pool, index: Int[Tensor, " chosen"]) -> Pool:
+    """Some of a pool's conformers."""
+    weight = pool.anchor_weight[index]
+    return replace(
+        pool,
+        positions_nm=pool.positions_nm[index],
+        log_weight=pool.log_weight[index],
+        anchor_weight=weight / weight.sum(),
+        from_md=torch.nonzero(torch.isin(index, pool.from_md)).flatten(),
+        from_models=torch.nonzero(torch.isin(index, pool.from_models)).flatten(),
+    )
 
 
 def pool_weights(
@@ -126,10 +150,10 @@ def _anchored(
     """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
 
     A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn.
-    Those without an energy get −∞. Without an anchor nothing is worked out.
+    Those without an energy get −∞. Where nothing asks for these weights they are not worked out.
     """
     table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan)
-    if align.anchor == 0:
+    if align.anchor == 0 and align.validate_every_steps == 0:
         return table
     usable = np.isfinite(weights["log_weight"].to_numpy())
     started, known = np.zeros(usable.sum()), np.zeros(usable.sum(), dtype=bool)

@@ -70,6 +70,12 @@ class _State(Generic[Network]):
     step: int = 0
     seconds: float = 0.0
     rows: list[dict[str, float | int]] = field(default_factory=list)
+    best: Network | None = None  # the average at the lowest validation loss, where training may stop early
+
+    def validations_since_best(self) -> int:
+        """How many validations have passed since the lowest one."""
+        losses = [row["validation_loss"] for row in self.rows if not math.isnan(row["validation_loss"])]
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
 def train(
@@ -82,8 +88,12 @@ def train(
     title: str,
     validate: Callable[[Network], float] | None = None,
     validate_every_steps: int = 0,
+    patience: int | None = None,
 ) -> tuple[Network, pd.DataFrame]:
     """Train ``model`` and return its exponential moving average and one row of metrics per step.
+
+    With ``patience`` the average with the lowest validation loss is returned, and training stops after so many
+    validations without a lower one.
 
     Checkpoints live in ``work``, a folder that belongs to exactly this training (settings, code and data in its name);
     a checkpoint found there is continued. ``work`` is locked against a second process.
@@ -108,19 +118,21 @@ def train(
             tqdm(total=plan.steps, initial=state.step, desc=title, unit="step", mininterval=2.0) as bar,
             ThreadPoolExecutor() as pool,
         ):
-            while state.step < plan.steps:
+            while state.step < plan.steps and not (patience and state.validations_since_best() >= patience):
                 row = _step(state, parameters, loss_of_step, plan, title, pool)
                 row["validation_loss"] = math.nan
                 if validate and (state.step % validate_every_steps == 0 or state.step == plan.steps):
                     row["validation_loss"] = validate(state.ema)
                 state.seconds = row["seconds"] = time.monotonic() - started
                 state.rows.append(row)
+                if patience and not math.isnan(row["validation_loss"]) and state.validations_since_best() == 0:
+                    state.best = deepcopy(state.ema)
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
                 if time.monotonic() - saved > plan.checkpoint_every_seconds:
                     _save(state, checkpoint)
                     saved = time.monotonic()
-    return state.ema, pd.DataFrame(state.rows)
+    return state.best or state.ema, pd.DataFrame(state.rows)
 
 
 def _step(
@@ -184,6 +196,8 @@ def _save(state: _State[Any], path: Path) -> None:
     """One file, written atomically: tensors, and the table of metrics as JSON in the header."""
     tensors = {f"model.{name}": t for name, t in state.model.state_dict().items()}
     tensors |= {f"ema.{name}": t for name, t in state.ema.state_dict().items()}
+    if state.best is not None:
+        tensors |= {f"best.{name}": t for name, t in state.best.state_dict().items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": torch.as_tensor(t) for name, t in moments.items()}
     tensors["generator"] = state.generator.get_state()
@@ -196,7 +210,11 @@ def _restore(state: _State[Any], path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    for prefix, module in (("model.", state.model), ("ema.", state.ema)):
+    modules = [("model.", state.model), ("ema.", state.ema)]
+    if any(name.startswith("best.") for name in tensors):
+        state.best = deepcopy(state.ema)
+        modules.append(("best.", state.best))
+    for prefix, module in modules:
         module.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -156,3 +156,36 @@ def test_the_repository_configurations_hold() -> None:
     configs = {path.name: load_config(path) for path in paths if path.is_file()}
     assert "config.yaml" in configs
     assert len(configs["config.yaml"].systems) >= 5
+
+
+@pytest.mark.parametrize(
+    ("align", "said"),
+    [
+        ({"objectives": ["ppo"]}, "'objectives' has 'ppo'; known are: eba,"),
+        ({"objectives": ["eba_free"]}, "'objectives' has 'eba_free'"),
+        (
+            {"variants": {"eba_free": {"ancor": 0.0}}},
+            "eba_free.ancor: unknown key; did you mean 'anchor'",
+        ),
+        ({"variants": {"eba_free": {"rounds": 3}}}, "align.variants.eba_free.rounds: unknown key"),
+        ({"variants": {"ppo_free": {}}}, "align.variants.ppo_free"),
+        ({"variants": {"eba": {}}}, "align.variants.eba"),
+        ({"variants": {"eba_free": 3}}, "align.variants.eba_free: Input should be an object"),
+        ({"steps": 0, "variants": {"eba_free": {}}}, "align.variants.eba_free.steps"),
+    ],
+)
+def test_wrong_lines_of_models_are_named(align: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match="the configuration does not hold") as caught:
+        parse_config({"align": align})
+    assert said in str(caught.value)
+
+
+def test_variants_reach_a_stage_whole() -> None:
+    align = {"steps": 7, "temper": {"ladder_kelvin": [424.0], "target_ess_fraction": None}}
+    variants = {"eba_free": {"anchor": 0.0}, "dpo_cold": {"temper": None}}
+    config = parse_config({"align": align | {"objectives": ["eba_free"], "variants": variants}})
+    handed = StageConfig(json.loads(config.sections("align"))).align
+    assert handed == config.align
+    free, cold = handed.variants["eba_free"], handed.variants["dpo_cold"]
+    assert (free.steps, free.anchor, free.temper) == (7, 0.0, config.align.temper)
+    assert cold.temper is None

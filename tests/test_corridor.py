@@ -14,8 +14,11 @@ from ancdiff.corridor import (
     Layout,
     aligned_model,
     ancestors,
+    line_settings,
     models,
     named_seeds,
+    objective_of,
+    replayed,
     replicate_model,
     seed_of,
     split_model,
@@ -59,6 +62,25 @@ def test_a_name_splits_into_what_made_it(objective: str, round_number: int, seed
     earlier = [f"{objective}_round{r}{suffix}" for r in range(1, round_number)]
     assert ancestors(name) == [f"pretrain{suffix}", *earlier]
     assert re.fullmatch(ALIGNED_PATTERN, name)
+
+
+@pytest.mark.parametrize("objective", get_args(Objective))
+def test_a_variant_is_a_line_with_the_name_of_its_objective(objective: str) -> None:
+    line = f"{objective}_free"
+    name = aligned_model(line, 2, 7)
+    assert re.fullmatch(ALIGNED_PATTERN, name)
+    assert split_model(name).line == line
+    assert ancestors(name) == ["pretrain_seed7", f"{line}_round1_seed7"]
+    assert objective_of(line) == objective_of(objective) == objective
+
+
+def test_a_variant_has_its_own_settings_and_the_others_share() -> None:
+    align = parse_config({"align": {"steps": 7, "variants": {"eba_free": {"anchor": 0.0, "replay_models": 1}}}}).align
+    assert line_settings(align, "eba") is align
+    free = line_settings(align, "eba_free")
+    assert (free.steps, free.anchor, align.anchor) == (7, 0.0, 1.0)
+    assert replayed(["pretrain", "eba_round1"], align) == ["pretrain", "eba_round1"]
+    assert replayed(["pretrain", "eba_free_round1"], free) == ["eba_free_round1"]
 
 
 @pytest.mark.parametrize(("seed", "suffix"), [(None, ""), (0, "_seed0"), (2027, "_seed2027")])

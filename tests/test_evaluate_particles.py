@@ -188,6 +188,8 @@ def test_exact_draws_of_the_double_well_have_its_populations_and_energies() -> N
     missed = exact.populations[1] - shifted / (shifted + exact.populations[0])
     assert value(measured, "population_distance", "eba_round1", "exact")[0] == pytest.approx(missed, abs=0.045)
     difference, _ = value(measured, "free_energy_difference_kt", "eba_round1", "exact", "short-long")
+    size, _ = value(measured, "free_energy_difference_error_kt", "eba_round1", "exact")
+    assert size == pytest.approx(abs(difference))
     assert difference == pytest.approx(-0.7, abs=0.3)
     assert abs(value(measured, "mean_energy_kt", "pretrain", "exact")[0]) < 4 * exact.energy_spread / np.sqrt(800)
     assert value(measured, "energy_w1_kt", "pretrain", "reference")[0] < 0.25

@@ -2,6 +2,8 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -140,3 +142,42 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == pytest.approx(1.0)
     assert rates[-1] < 0.02
+
+
+def test_patience_keeps_the_average_with_the_lowest_validation_loss(tmp_path: Path) -> None:
+    """Also where the training was killed after the lowest one."""
+    plan = replace(PLAN, steps=30)
+    losses = iter([3.0, 1.0, 2.0, 2.5, 0.5, 0.4])
+    seen: list[Denoiser] = []
+
+    def validate(averaged: Denoiser) -> float:
+        seen.append(deepcopy(averaged))
+        return next(losses)
+
+    def stopped(work: Path, loss=loss_of_step) -> tuple[Denoiser, pd.DataFrame]:
+        generator = torch.Generator().manual_seed(1)
+        return train(
+            make_denoiser(), loss, plan, generator=generator, work=work, title="test", validate=validate,
+            validate_every_steps=2, patience=2,
+        )  # fmt: skip
+
+    best, curve = stopped(tmp_path / "unbroken")
+    assert len(curve) == 8  # four validations: the second is the lowest, two more have passed
+    for mine, theirs in zip(best.parameters(), seen[1].parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+    losses, calls = iter([3.0, 1.0, 2.0, 2.5]), 0
+
+    def dies(generator: torch.Generator) -> list[LossPart]:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            raise KeyboardInterrupt
+        return loss_of_step(generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped(tmp_path / "killed", loss=dies)
+    again, curve = stopped(tmp_path / "killed")
+    assert len(curve) == 8
+    for mine, theirs in zip(again.parameters(), best.parameters(), strict=True):
+        assert torch.equal(mine, theirs)

@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from packaging.version import Version
 
 from ancdiff import workflow
 from ancdiff.artifacts import read_ensemble
-from ancdiff.config import Config, Section, load_config
+from ancdiff.config import Config, Section, load_config, parse_config
 from ancdiff.corridor import PRETRAINED, Layout, models, without_seed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -581,6 +582,27 @@ def test_a_systems_change_does_not_simulate_the_others_again() -> None:
     assert one.settings("dataset") != two.settings("dataset")
 
 
+def test_a_lines_change_does_not_train_the_others_again() -> None:
+    def handed(line: str, **free: float) -> str:
+        align = {"objectives": ["eba", "eba_free"], "variants": {"eba_free": free}}
+        corridor = workflow.Corridor(parse_config({"systems": {"ala": {"sequence": "ACE-ALA-NME"}}, "align": align}))
+        return corridor.align_settings(SimpleNamespace(model=f"{line}_round1"))
+
+    assert handed("eba", anchor=0.0) == handed("eba", anchor=1.0)
+    assert handed("eba_free", anchor=0.0) != handed("eba_free", anchor=1.0)
+
+
+def test_a_round_waits_for_the_samples_in_its_pool_alone() -> None:
+    def pool(replay_models: int | None) -> list[str]:
+        raw = {"systems": {"ala": {"sequence": "ACE-ALA-NME"}}, "align": {"replay_models": replay_models}}
+        files = workflow.Corridor(parse_config(raw)).align_inputs(SimpleNamespace(model="eba_round3"))["energies"]
+        assert isinstance(files, list)
+        return [path.parent.name for path in files]
+
+    assert pool(None) == ["training", "pretrain", "eba_round1", "eba_round2"]
+    assert pool(2) == ["training", "eba_round1", "eba_round2"]
+
+
 def test_seeds_of_samples_differ_and_stay() -> None:
     def seed(run_seed: int, model: str, system: str) -> int:
         config = Config.model_validate({"run": {"seeds": (run_seed,)}, "systems": {"ala": {"sequence": "ACE-ALA-NME"}}})
@@ -614,7 +636,7 @@ def test_config_yaml_documents_every_key_with_its_default() -> None:
 
     def walk(content: dict[str, object], prefix: str) -> None:
         for key, value in content.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and value:
                 walk(value, f"{prefix}{key}.")
             else:
                 flat[prefix + key] = value
