@@ -514,7 +514,7 @@ class LineSettings(Section):
 class AlignSettings(LineSettings):
     """Energy-based alignment (EBA, arXiv 2505.24203) in rounds of sample → score → align."""
 
-    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    objectives: Annotated[tuple[Objective | Variant, ...], Field(min_length=1)] = Field(
         default=("eba", "none"), description="the lines of models: objectives, and names of `variants`"
     )
     rounds: Annotated[int, Field(ge=0)] = 2
