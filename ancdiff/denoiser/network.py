@@ -20,12 +20,14 @@ from ancdiff.dataset.features import (
     POSITION_FEATURES,
     RESIDUE_TYPES,
 )
+from ancdiff.denoiser.embedding import NOISE_FEATURES, RadialFunctions, noise_features
 from ancdiff.denoiser.graph import MoleculeGraph, side_by_side
 
 # Radial functions, in units of the preconditioned input (spread 1, about 0.16 nm in small peptides): coarse ones for
 # the shape, fine ones where bonded and 1–3 distances lie, whose thermal spread is a fiftieth of their length.
 _COARSE = (8, 0.0, 6.0)
 _FINE = (16, 0.4, 1.9)
+_DISTANCE_FEATURES = _COARSE[0] + _FINE[0] + 1
 _EPSILON = 1e-4
 _VECTORS = 4  # vector channels of an atom, in pairs that are multiplied
 
@@ -97,55 +99,24 @@ class EquivariantNetwork(nn.Module):
             }
         )
         self.position = nn.Linear(len(POSITION_FEATURES), width)
-        self.noise = nn.Sequential(
-            nn.Linear(1 + 2 * len(_NOISE_FREQUENCIES), width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.noise = nn.Sequential(nn.Linear(NOISE_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
         self.bonds = nn.Embedding(MAX_BOND_DISTANCE + 1, settings.pair_features)
-        self.radial = RadialFunctions()
-        self.start = nn.Linear(self.radial.n, settings.pair_features, bias=False)
-        self.layers = nn.ModuleList(Layer(width, settings.pair_features, self.radial.n) for _ in range(settings.layers))
+        self.radial = RadialFunctions(_COARSE, _FINE)
+        self.start = nn.Linear(_DISTANCE_FEATURES, settings.pair_features, bias=False)
+        self.layers = nn.ModuleList(Layer(width, settings.pair_features) for _ in range(settings.layers))
 
     def forward(
         self, x: Float[Tensor, "atoms 3"], c_noise: Float[Tensor, " conformers"], graph: MoleculeGraph
     ) -> Float[Tensor, "atoms 3"]:
-        h = self.position(graph.residue_position) + self.noise(_noise_features(c_noise))[graph.conformer]
+        h = self.position(graph.residue_position) + self.noise(noise_features(c_noise))[graph.conformer]
         for name, table in self.embeddings.items():
             h = h + table(getattr(graph, name))
-        pair = self.bonds(graph.bond_distance) + self.start(self.radial(*_pair_geometry(x, graph)[1:]))
+        distance = _pair_geometry(x, graph)[1]
+        pair = self.bonds(graph.bond_distance) + self.start(torch.cat([self.radial(distance), distance], dim=-1))
         moved, vectors = x, x.new_zeros(len(x), 2 * _VECTORS, 3)
         for layer in self.layers:
             h, pair, vectors, moved = layer(h, pair, vectors, moved, graph, self.radial)
         return moved - x
-
-
-class RadialFunctions(nn.Module):
-    """exp(−(d − μ_k)²/2w_k²) for fixed centres μ and widths w, and d itself: what a message sees of a distance.
-
-    The exponent is expanded, −d²/2w² + μd/w² − μ²/2w², so that it is one small product instead of a chain of
-    operations on every pair and centre.
-    """
-
-    exponents: Tensor
-    offsets: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        centres = torch.cat([torch.linspace(low, high, n, dtype=torch.float64) for n, low, high in (_COARSE, _FINE)])
-        widths = torch.cat(
-            [torch.full((n,), (high - low) / (n - 1), dtype=torch.float64) for n, low, high in (_COARSE, _FINE)]
-        )
-        exponents = torch.stack([-0.5 / widths**2, centres / widths**2])
-        self.register_buffer("exponents", exponents.to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer(
-            "offsets", (-0.5 * (centres / widths) ** 2).to(torch.get_default_dtype()), persistent=False
-        )
-        self.n = len(centres) + 1
-
-    def forward(
-        self, squared: Float[Tensor, "pairs 1"], distance: Float[Tensor, "pairs 1"]
-    ) -> Float[Tensor, "pairs functions"]:
-        powers = torch.cat([squared, distance], dim=-1)
-        return torch.cat([torch.exp(torch.addmm(self.offsets, powers, self.exponents)), distance], dim=-1)
 
 
 class Layer(nn.Module):
@@ -160,10 +131,10 @@ class Layer(nn.Module):
     its plane to the right side: where it is nearly flat, all difference vectors lie in the plane.
     """
 
-    def __init__(self, width: int, pair_width: int, radial_functions: int) -> None:
+    def __init__(self, width: int, pair_width: int) -> None:
         super().__init__()
         self.atom_to_pair = nn.Linear(width, pair_width)
-        self.distances = nn.Linear(radial_functions, pair_width, bias=False)
+        self.distances = nn.Linear(_DISTANCE_FEATURES, pair_width, bias=False)
         self.torsions = nn.Linear(2, pair_width, bias=False)
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(pair_width, pair_width), nn.SiLU())
         self.pair_gates = nn.Linear(pair_width, 2 + 2 * _VECTORS)
@@ -179,7 +150,7 @@ class Layer(nn.Module):
         vectors: Float[Tensor, "atoms channels 3"],
         x: Float[Tensor, "atoms 3"],
         graph: MoleculeGraph,
-        radial: RadialFunctions,
+        radial: nn.Module,
     ) -> tuple[
         Float[Tensor, "atoms width"],
         Float[Tensor, "pairs pair_width"],
@@ -187,9 +158,9 @@ class Layer(nn.Module):
         Float[Tensor, "atoms 3"],
     ]:
         h = h.index_add(0, graph.stereocentres[:, 0], self.volume(_signed_volumes(x, graph)))
-        difference, squared, distance = _pair_geometry(x, graph)
+        difference, distance = _pair_geometry(x, graph)
         ends = self.atom_to_pair(h)
-        seen = torch.addmm(pair, radial(squared, distance), self.distances.weight.T)
+        seen = pair + self.distances(torch.cat([radial(distance), distance], dim=-1))
         seen = seen + ends.index_select(0, graph.first) + ends.index_select(0, graph.second)
         seen = seen.index_add(0, graph.torsion_pair, self.torsions(_torsion_features(x, graph)))
         message = self.message(seen)
@@ -208,14 +179,6 @@ class Layer(nn.Module):
         return h + change[:, :-_VECTORS], pair + message, vectors, x
 
 
-_NOISE_FREQUENCIES = (1.0, 2.0, 4.0)
-
-
-def _noise_features(c_noise: Float[Tensor, " conformers"]) -> Float[Tensor, "conformers features"]:
-    angles = torch.pi * c_noise[:, None] * c_noise.new_tensor(_NOISE_FREQUENCIES)
-    return torch.cat([c_noise[:, None], torch.sin(angles), torch.cos(angles)], dim=-1)
-
-
 def _centre_each(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "atoms 3"]:
     """Each conformer about its own centroid."""
     total = x.new_zeros(graph.n_conformers, 3).index_add(0, graph.conformer, x)
@@ -232,11 +195,10 @@ def _sum_to_atoms(
 
 def _pair_geometry(
     x: Float[Tensor, "atoms 3"], graph: MoleculeGraph
-) -> tuple[Float[Tensor, "pairs 3"], Float[Tensor, "pairs 1"], Float[Tensor, "pairs 1"]]:
-    """Difference vectors x_i − x_j, squared distances and distances, smooth at zero."""
+) -> tuple[Float[Tensor, "pairs 3"], Float[Tensor, "pairs 1"]]:
+    """Difference vectors x_i − x_j and distances, smooth at zero."""
     difference = x.index_select(0, graph.first) - x.index_select(0, graph.second)
-    squared = difference.square().sum(-1, keepdim=True) + _EPSILON
-    return difference, squared, torch.sqrt(squared)
+    return difference, torch.sqrt(difference.square().sum(-1, keepdim=True) + _EPSILON)
 
 
 def _torsion_features(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "torsions 2"]:
