@@ -67,7 +67,13 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
     systems = [name for name, system in settings.systems.items() if system.split == "train"]
     data = [load_conformers(layout, name, split, "train", device) for name in systems]
     weights, left_out, parents = pool_weights(
-        settings, layout, systems, replayed(lineage, align), split, temper=align.temper, round_number=name.round_number
+        settings,
+        layout,
+        systems,
+        replayed(lineage, settings.align),
+        split,
+        temper=align.temper,
+        round_number=name.round_number,
     )
     record = made_by("align", settings=settings.as_dict(), seed=seed, parents=[parent_path, *parents])
     folder = layout.model(model).parent

@@ -93,9 +93,16 @@ def line_settings(align: AlignSettings, line: str) -> LineSettings:
     return align.variants.get(line, align)
 
 
-def replayed(models: Sequence[str], settings: LineSettings) -> list[str]:
+def only_line(align: AlignSettings, line: str) -> AlignSettings:
+    """The settings without the other lines: what one line's models depend on."""
+    variants = {name: settings for name, settings in align.variants.items() if name == line}
+    return align.model_copy(update={"objectives": (line,), "variants": variants})
+
+
+def replayed(lineage: Sequence[str], align: AlignSettings) -> list[str]:
     """Those of a model's ancestors whose samples are in its pool, the oldest first."""
-    return list(models) if settings.replay_models is None else list(models)[-settings.replay_models :]
+    models = line_settings(align, split_model(lineage[-1]).line).replay_models
+    return list(lineage) if models is None else list(lineage)[-models:]
 
 
 def reweighted(model: str) -> str:

@@ -24,8 +24,8 @@ from ancdiff.corridor import (
     ancestors,
     compound_sources,
     generated_sets,
-    line_settings,
     models,
+    only_line,
     pretrained_models,
     replayed,
     replicate_model,
@@ -56,10 +56,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 
 
 class Corridor:
-    """One run's way through the stages: what the workflow's rules ask, answered from its configuration.
-
-    Methods that take ``wildcards`` are Snakemake input and parameter functions.
-    """
+    """One run's way through the stages, as the rules ask for it. What takes ``wildcards`` is an input function."""
 
     aligned_pattern = ALIGNED_PATTERN
     replicate_pattern = REPLICATE_PATTERN
@@ -122,11 +119,8 @@ class Corridor:
 
     def align_settings(self, wildcards: Any) -> str:
         """As `settings`, with the one line only: another line's change does not train this one again."""
-        sections, line = json.loads(self.settings("align")), split_model(wildcards.model).line
-        align = sections["align"]
-        variants = {line: align["variants"][line]} if line in align["variants"] else {}
-        sections["align"] = align | {"objectives": [line], "variants": variants}
-        return json.dumps(sections, sort_keys=True, separators=(",", ":"))
+        align = only_line(self.config.align, split_model(wildcards.model).line)
+        return self.config.model_copy(update={"align": align}).sections(*SECTIONS["align"])
 
     def align_seed(self, wildcards: Any) -> int:
         """Seed of an alignment job."""
@@ -208,8 +202,7 @@ class Corridor:
     def align_inputs(self, wildcards: Any) -> dict[str, Path | list[Path]]:
         """The last round's model, and conformers with energies of training MD and of the ancestors in its pool."""
         lineage = ancestors(wildcards.model)
-        line = line_settings(self.config.align, split_model(wildcards.model).line)
-        pool = [(ensemble, name) for ensemble in ("training", *replayed(lineage, line)) for name in self.trained]
+        pool = [(e, name) for e in ("training", *replayed(lineage, self.config.align)) for name in self.trained]
         return {
             "model": self.layout.model(lineage[-1]),
             "conformers": [self.layout.ensemble(*member) for member in pool],
@@ -244,14 +237,11 @@ class Corridor:
     def report_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
         """Everything that evaluation read, and the training curves and weights of every model."""
         folders = [self.layout.model(model).parent for model in self.models]
+        aligned = [model for model in self.models if split_model(model).round_number]
         return self.evaluate_inputs(wildcards) | {
             "models": [self.layout.model(model).with_suffix(".json") for model in self.models],
             "curves": [folder / "metrics.parquet" for folder in folders],
-            "weights": [
-                self.layout.model(model).parent / "weights.parquet"
-                for model in self.models
-                if split_model(model).round_number
-            ],
+            "weights": [self.layout.model(model).parent / "weights.parquet" for model in aligned],
         }
 
 
