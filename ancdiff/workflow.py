@@ -48,8 +48,13 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "score": ("systems", "forcefield", "score"),
     "align": ("systems", "forcefield", "diffusion", "align"),
     "generate": ("diffusion", "generate"),
-    "evaluate": ("run", "systems", "forcefield", "align", "evaluate", "diffusion", "generate"),
-    "report": ("run", "systems", "align", "report", "generate"),
+    "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
+    "report": ("run", "systems", "align", "report"),
+}
+# In a run of compounds these stages read others: there are no energies and no rounds, but generated sets.
+COMPOUND_SECTIONS: dict[str, tuple[str, ...]] = SECTIONS | {
+    "evaluate": ("run", "systems", "diffusion", "generate", "evaluate"),
+    "report": ("run", "systems", "generate", "report"),
 }
 
 
@@ -59,6 +64,7 @@ class Corridor:
     Methods that take ``wildcards`` are Snakemake input and parameter functions.
     """
 
+    sections = SECTIONS
     aligned_pattern = ALIGNED_PATTERN
     replicate_pattern = REPLICATE_PATTERN
 
@@ -80,7 +86,7 @@ class Corridor:
 
     def settings(self, stage: str) -> str:
         """The sections that a stage reads, as canonical JSON."""
-        return self.config.sections(*SECTIONS[stage])
+        return self.config.sections(*self.sections[stage])
 
     def code(self, stage: str) -> str:
         """Stamp of the code that a stage runs; a change of it reruns the stage."""
@@ -246,6 +252,8 @@ class Corridor:
 
 class CompoundCorridor(Corridor):
     """The way of a set of compounds: dataset, pretrain, generate, evaluate, report."""
+
+    sections = COMPOUND_SECTIONS
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
