@@ -109,12 +109,11 @@ class Scorer:
         import openmm
 
         try:
-            placed = self.relaxer.energy_kj_mol(whole_nm)
             relaxed = self.relaxer.relax(whole_nm)
             parts = self.relaxer.parts_kj_mol(relaxed.positions_nm)
         except openmm.OpenMMException as error:  # 'Particle coordinate is NaN' and its kin
             return {"status": "no_electrons" if NO_ELECTRONS in str(error) else "nan_energy"}
-        total = sum(parts.values())
+        total, placed = sum(parts.values()), relaxed.placed_kj_mol
         if not (np.isfinite(total) and np.isfinite(placed)):
             return {"status": "nan_energy"}
         moved_nm = relaxed.positions_nm[self.template.input_atoms] - input_nm
