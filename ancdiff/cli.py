@@ -225,7 +225,7 @@ def score(
 
     Several small molecules in one job: give --topology, --conformers and --output once for each, in the same order.
     """
-    from ancdiff.artifacts import read_table
+    from ancdiff.artifacts import read_json, read_table
     from ancdiff.score import run, summary
 
     settings = _overridden(settings, "score", relax=relax)
@@ -247,7 +247,8 @@ def score(
             failed.append(error)
             click.echo(f"ancdiff: {files[2]} was not made: {error}", err=True)
             continue
-        click.echo(f"{files[2]}\n{summary(read_table(files[2]), settings.forcefield.temperature_kelvin)}")
+        table, scored = read_table(files[2]), read_json(files[2].with_suffix(".json"))["scored"]
+        click.echo(f"{files[2]}\n{summary(table, scored, settings.forcefield.temperature_kelvin)}")
     if failed:
         raise StageError(
             f"{len(failed)} of {len(output)} molecules could not be scored; the others were",

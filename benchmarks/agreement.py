@@ -79,10 +79,9 @@ def energy_and_forces(context: Any, positions_nm: np.ndarray) -> tuple[float, np
     return state.getPotentialEnergy()._value, np.asarray(state.getForces(asNumpy=True)._value)
 
 
-def compare(path: Path, trajectory: Path | None, frames: int, *, minimise: bool) -> None:
-    """Print one line for each frame."""
+def compare(path: Path, trajectory: Path | None, frames: int, *, minimise: bool, max_iterations: int) -> None:
+    """Print one line for each frame, and one more for each way of relaxing it."""
     import mdtraj
-    import openmm
 
     ensemble = read_ensemble(trajectory or path, topology=path)
     structure_nm = read_structure(path)
@@ -100,28 +99,29 @@ def compare(path: Path, trajectory: Path | None, frames: int, *, minimise: bool)
         line = f"{path.stem:28s} frame {frame:4d} {len(positions_nm):5d} atoms  plain {plain:11.3f}  ours {ours:11.3f}"
         line += f"  energy {apart:.1e}  forces {off:.1e}"
         print(line, flush=True)
-        for relax in ("hydrogens", "full") if minimise else ():
-            compare_minimised(topology, whole, heavy_atoms(ensemble, frame), relax)
+        ways: tuple[Literal["hydrogens", "full"], ...] = ("hydrogens", "full")
+        for relax in ways if minimise else ():
+            score = ScoreSettings(relax=relax, max_iterations=max_iterations)
+            compare_minimised(topology, whole, heavy_atoms(ensemble, frame), score)
 
 
 def compare_minimised(
     topology: Any,
     whole: Ensemble,
     heavy: Ensemble,
-    relax: Literal["hydrogens", "full"],
+    score: ScoreSettings,
 ) -> None:
     """Print a line: minimised energies of one frame, from the plain script's atoms and from those that were given."""
     import openmm
 
-    score = ScoreSettings(relax=relax)
-    context = plain_context(topology, hydrogens_only=relax == "hydrogens")
+    context = plain_context(topology, hydrogens_only=score.relax == "hydrogens")
     context.setPositions(whole.positions_nm[0])
     minimiser: Any = openmm.LocalEnergyMinimizer
     start = time.process_time()
     minimiser.minimize(context, score.tolerance_kj_mol_nm, score.max_iterations)
     plain_seconds = time.process_time() - start
     plain = context.getState(energy=True).getPotentialEnergy()._value
-    line = f"  relax {relax:10s} plain {plain:11.1f} ({plain_seconds:6.1f} s)"
+    line = f"  relax {score.relax:10s} plain {plain:11.1f} ({plain_seconds:6.1f} s)"
     # The plain script's histidines follow their hydrogen bonds; so do ours here, or the molecules would differ.
     forcefield = ForcefieldSettings(histidine="hydrogen_bonds")
     for name, ensemble in (("same atoms", whole), ("own hydrogens", heavy)):
@@ -140,5 +140,7 @@ if __name__ == "__main__":
     parser.add_argument("trajectory", type=Path, nargs="?")
     parser.add_argument("--frames", type=int, default=1)
     parser.add_argument("--minimise", action="store_true")
+    parser.add_argument("--max-iterations", type=int, default=500)
     options = parser.parse_args()
-    compare(options.structure, options.trajectory, options.frames, minimise=options.minimise)
+    wanted = {"minimise": options.minimise, "max_iterations": options.max_iterations}
+    compare(options.structure, options.trajectory, options.frames, **wanted)

@@ -165,7 +165,7 @@ def test_failed_conformers_keep_their_rows_and_are_counted(alanine: Peptide, tmp
         "clash": 1,
         "broken_chirality": 1,
     }
-    text = score.summary(table)
+    text = score.summary(table, read_json(tmp_path / "bad.json")["scored"])
     assert "2 of 5 conformers scored" in text
     assert "1 failed: clash (two atoms of the input lie within 0.05 nm" in text
 

@@ -40,7 +40,8 @@ def minimise_lbfgs(
 ) -> Minimum:
     """Minimise a smooth function; ``function`` gives value and gradient, ``precondition`` applies the inverse metric.
 
-    ``known`` are value and gradient at the start where the caller has them: an evaluation less. Ends where the RMS of the gradient's components is ≤ ``tolerance``; a component moves ``max_step`` a step at most.
+    ``known`` are value and gradient at the start where the caller has them: an evaluation less.
+    Ends where the RMS of the gradient's components is ≤ ``tolerance``; a component moves ``max_step`` a step at most.
 
     The metric is taken as it is, not rescaled by the last step: it is meant to be good, and then that costs iterations.
 

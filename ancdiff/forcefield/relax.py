@@ -37,8 +37,8 @@ ENERGY_GROUPS = set(GROUPS.values())
 class Relaxed:
     """A relaxed conformer: positions, energy without a restraint's, and the RMS force on the atoms that move.
 
-    ``placed_kj_mol`` is the energy before, ``hydrogens_kj_mol`` that once the hydrogens were relaxed, ``steps`` the full
-    energies that it took.
+    ``placed_kj_mol`` is the energy before, ``hydrogens_kj_mol`` that once the hydrogens were relaxed, ``steps`` counts
+    the full energies that it took.
     """
 
     positions_nm: Float[np.ndarray, "atoms 3"]
