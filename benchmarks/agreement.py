@@ -1,6 +1,6 @@
 """Our scores beside a plain OpenMM script's, on structures that you name.
 
-    python benchmarks/agreement.py structure.pdb [trajectory.xtc] [--frames 3]
+    python benchmarks/agreement.py structure.pdb [trajectory.xtc] [--frames 3] [--minimise] [--max-iterations 500]
 
 For each frame: PDBFixer completes the structure without solvent and adds hydrogens, ForceField.createSystem makes the
 System, the Reference platform gives energy and forces. Ours come from the same atoms, as all-atom input.
@@ -79,13 +79,12 @@ def energy_and_forces(context: Any, positions_nm: np.ndarray) -> tuple[float, np
     return state.getPotentialEnergy()._value, np.asarray(state.getForces(asNumpy=True)._value)
 
 
-def compare(path: Path, trajectory: Path | None, frames: int, *, minimise: bool, max_iterations: int) -> None:
+def compare(path: Path, ensemble: Ensemble, frames: np.ndarray, *, minimise: bool, max_iterations: int) -> None:
     """Print one line for each frame, and one more for each way of relaxing it."""
     import mdtraj
 
-    ensemble = read_ensemble(trajectory or path, topology=path)
     structure_nm = read_structure(path)
-    for frame in np.linspace(0, len(ensemble) - 1, min(frames, len(ensemble))).astype(int):
+    for frame in frames:
         topology, positions_nm = plain_structure(ensemble, structure_nm, frame)
         context = plain_context(topology)
         plain, plain_forces = energy_and_forces(context, positions_nm)
@@ -138,9 +137,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Our scores beside a plain OpenMM script's.")
     parser.add_argument("structure", type=Path)
     parser.add_argument("trajectory", type=Path, nargs="?")
-    parser.add_argument("--frames", type=int, default=1)
+    parser.add_argument("--frames", type=int, default=1, help="so many, evenly spaced")
+    parser.add_argument("--frame", type=int, help="this one")
     parser.add_argument("--minimise", action="store_true")
     parser.add_argument("--max-iterations", type=int, default=500)
     options = parser.parse_args()
+    conformers = read_ensemble(options.trajectory or options.structure, topology=options.structure)
+    spaced = np.linspace(0, len(conformers) - 1, min(options.frames, len(conformers))).astype(int)
+    chosen = spaced if options.frame is None else np.array([options.frame])
     wanted = {"minimise": options.minimise, "max_iterations": options.max_iterations}
-    compare(options.structure, options.trajectory, options.frames, **wanted)
+    compare(options.structure, conformers, chosen, **wanted)

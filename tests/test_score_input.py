@@ -168,6 +168,12 @@ def other_molecule(folder: Path, peptide: Peptide) -> Path:
     return write(folder, peptide, other.shaken(2))
 
 
+def shortened_dcd(folder: Path, peptide: Peptide) -> Path:
+    path = write(folder, peptide, peptide.shaken(2))
+    path.write_bytes(path.read_bytes()[:100])
+    return path
+
+
 def shortened_xtc(folder: Path, peptide: Peptide, length: int) -> Path:
     import mdtraj
 
@@ -198,6 +204,7 @@ BAD: dict[str, tuple[Callable[[Path, Peptide], Path], str]] = {
     "Å given as nm": (lambda f, p: write(f, p, p.shaken(2) * 10), "wrong units: the median bond"),
     "all NaN": (lambda f, p: write(f, p, p.shaken(2) * np.nan), "no conformer has finite coordinates"),
     "empty trajectory": (lambda f, p: shortened_xtc(f, p, 0), "cannot be read"),
+    "truncated DCD": (shortened_dcd, "cannot be read"),
     "truncated XTC": (lambda f, p: shortened_xtc(f, p, 300), "cannot be read"),
 }
 
