@@ -210,8 +210,8 @@ def _job_overhead() -> None:
     print(f"a job: {one:.1f} s, a further molecule in it {(five - one) / 4:.2f} s")
 
 
-def profile(residues: int = 33, conformers: int = 4) -> None:
-    """Where the time of the full path goes."""
+def profile(residues: int, conformers: int = 4) -> None:
+    """Where the time of the full path goes; calls of `energy_and_forces` are those of the stand-in."""
     molecule, positions_nm = chain(residues)
     positions_nm = rested(molecule, positions_nm)
     rng = np.random.default_rng(1)
@@ -227,10 +227,12 @@ def profile(residues: int = 33, conformers: int = 4) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Scoring by size of the molecule.")
-    parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
+    parser.add_argument(
+        "--profile", type=int, nargs="?", const=34, metavar="RESIDUES", help="show where the time goes instead"
+    )
     parser.add_argument("--no-plain", action="store_true", help="leave the plain way out (it takes most of the time)")
     options = parser.parse_args()
     if options.profile:
-        profile()
+        profile(options.profile)
     else:
         table(plainly=not options.no_plain)
