@@ -51,11 +51,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
     "report": ("run", "systems", "align", "report"),
 }
-# In a run of compounds these stages read others: there are no energies and no rounds, but generated sets.
-COMPOUND_SECTIONS: dict[str, tuple[str, ...]] = SECTIONS | {
-    "evaluate": ("run", "systems", "diffusion", "generate", "evaluate"),
-    "report": ("run", "systems", "generate", "report"),
-}
 
 
 class Corridor:
@@ -215,17 +210,11 @@ class Corridor:
 
     def sampled_densities(self) -> list[str]:
         """Log-densities of the samples of one model and system, as a pattern, where they are asked for."""
-        return (
-            []
-            if self.config.sample.log_density == "none"
-            else [f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"]
-        )
+        pattern = f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"
+        return [] if self.config.sample.log_density == "none" else [pattern]
 
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
-        """Every ensemble of every system, its energies, and its log-densities where they are asked for.
-
-        And the models, where there are particles to turn and swap.
-        """
+        """Every ensemble of every system, its energies and log-densities; the models, where there are particles."""
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
         sampled = [pair for pair in pairs if pair[0] not in MD_ENSEMBLES and self.config.sample.log_density != "none"]
         particles = any(is_particles(system) for system in self.config.systems.values())
@@ -253,7 +242,10 @@ class Corridor:
 class CompoundCorridor(Corridor):
     """The way of a set of compounds: dataset, pretrain, generate, evaluate, report."""
 
-    sections = COMPOUND_SECTIONS
+    sections = SECTIONS | {  # no energies and no rounds, but generated sets
+        "evaluate": ("run", "systems", "diffusion", "generate", "evaluate"),
+        "report": ("run", "systems", "generate", "report"),
+    }
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
