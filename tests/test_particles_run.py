@@ -45,6 +45,7 @@ def test_the_page_shows_what_applies(exact: Layout, points: Layout) -> None:
         figures = {path.stem for path in (layout.root / "report" / "figures").iterdir()}
         assert {"pair_distances", "pretraining"} <= figures
         assert any(name.startswith("reverse_path_") for name in figures)
+        assert ("errors_per_step" in figures) == (layout is exact)
     assert "Energy distance" not in (points.root / "report.html").read_text(encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from ancdiff.errors import InputError
 from ancdiff.molecules import signed_volumes
 from ancdiff.report import collect, conformers, figures, findings, tables
 from ancdiff.report import page as layout
-from ancdiff.report.style import house_style
+from ancdiff.report.style import house_style, look
 
 EVALUATE = ("run", "systems", "forcefield", "align", "evaluate")
 REPORT = ("run", "systems", "align", "report")
@@ -452,3 +452,9 @@ def test_sentences_of_several_seeds_are_of_their_mean(several):
     assert re.search(
         r"stereocentres right, at worst \((pretrained|EBA, round 1|control, round 1), seed (4|11)\)", words
     )
+
+
+def test_a_variant_has_words_and_a_look_of_its_own() -> None:
+    assert collect.words("eba_published_round2_seed7") == "EBA (published), round 2"
+    assert collect.words("eba_dpo_free_round1_reweighted") == "EBA-DPO (free), round 1, reweighted"
+    assert look("eba_published_round2").colour != look("eba_round2").colour
