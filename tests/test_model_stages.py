@@ -390,7 +390,8 @@ def test_weights_given_once_are_kept(results: Path) -> None:
     new = second[second["source"] == "eba_round1"]
     assert second["model_energy_nats"].notna().tolist() == (second["source"] == "eba_round1").tolist()
     ratio = new["log_weight"] + new["model_energy_nats"]
-    inner = ratio.between(*ratio.quantile([0.01, 0.99]))  # the ends are drawn in
+    low, high = ratio.quantile([0.01, 0.99])
+    inner = ratio.between(low, high)  # the ends are drawn in
     assert np.ptp((new["anchor_log_weight"] - ratio)[inner]) < 1e-9
     # New and old ones have the same mean weight.
     means = second.groupby(second["source"] == "eba_round1")["anchor_log_weight"].apply(lambda w: np.exp(w).mean())
