@@ -59,7 +59,11 @@ def variance_ratio(spread: float, sample: SampleSettings, diffusion: DiffusionSe
     start = start_noise(
         (CONFORMERS, ATOMS, 3), sigma_max_nm=float(sigma[0]), data_spread_nm=spread, generator=generator
     ).double()
-    drawn = _solve(lambda x, level: x * (spread**2 / (spread**2 + level**2))[:, None, None], start, sigma, sample)
+
+    def perfect(noisy_nm: torch.Tensor, sigma_nm: torch.Tensor) -> torch.Tensor:
+        return noisy_nm * (spread**2 / (spread**2 + sigma_nm**2))[:, None, None]
+
+    drawn = _solve(perfect, start, sigma, sample)
     return float(drawn.square().sum() / (CONFORMERS * (ATOMS - 1) * 3)) / spread**2
 
 
