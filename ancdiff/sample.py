@@ -106,9 +106,9 @@ class ReversePath:
 def noise_levels(
     settings: SampleSettings, diffusion: DiffusionSettings, *, sigma_data_nm: float
 ) -> Float[Tensor, " levels"]:
-    """Descending noise of a sampler: EDM's levels, or those of times evenly spaced (process: vp)."""
+    """Descending noise of a sampler: EDM's levels, or those of times bent alike (process: vp)."""
     if diffusion.process == "vp":
-        return vp_sigma_nm(settings.steps, diffusion, sigma_data_nm=sigma_data_nm)
+        return vp_sigma_nm(settings.steps, diffusion, sigma_data_nm=sigma_data_nm, rho=settings.rho)
     return karras_sigma(
         settings.steps,
         sigma_min_nm=diffusion.sigma_min * sigma_data_nm,
