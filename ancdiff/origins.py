@@ -19,8 +19,15 @@ def is_scored(system: SystemSettings) -> bool:
     return system.points is None
 
 
+def is_small_molecule(system: SystemSettings) -> bool:
+    """A molecule with bond orders, all atoms: `conformers`, or own trajectories of an SDF or MOL file."""
+    return system.conformers is not None or (system.topology or "").lower().endswith((".sdf", ".mol"))
+
+
 def describe(system: SystemSettings) -> str:
     """The molecule in a few words."""
+    if system.conformers is not None:
+        return system.conformers.smiles or f"{system.conformers.file}, record {system.conformers.record}"
     if system.points is not None:
         return f"{system.points.law}, {system.points.n_points} points"
     if system.exact is not None:

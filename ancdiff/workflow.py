@@ -32,7 +32,7 @@ from ancdiff.corridor import (
     without_seed,
 )
 from ancdiff.errors import AncdiffError, ConfigError, InputError
-from ancdiff.origins import is_particles, is_scored, is_simulated
+from ancdiff.origins import is_particles, is_scored, is_simulated, is_small_molecule
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp
 
 # MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
@@ -93,11 +93,11 @@ class Corridor:
         return json.dumps(sections, sort_keys=True, separators=(",", ":"))
 
     def simulate_inputs(self, wildcards: Any) -> list[Path]:
-        """Bundled files of an MD data set, where the run copies them."""
+        """Bundled files of an MD data set, where the run copies them; or the file that a small molecule is in."""
         if self.config.simulate.source != "bundled":
-            return self.forcefield_files(wildcards)
-        copied = self.config.systems[wildcards.system].sequence is not None
-        return bundled_files(wildcards.system, wildcards.md) if copied else []
+            return self.forcefield_files(wildcards) + own_files(self.config.systems[wildcards.system])
+        system = self.config.systems[wildcards.system]
+        return own_files(system) if system.sequence is None else bundled_files(wildcards.system, wildcards.md)
 
     def forcefield_files(self, wildcards: Any) -> list[Path]:
         """The user's own force-field files; OpenMM's own, given by name, are none."""
@@ -151,7 +151,12 @@ class Corridor:
         return {
             "simulated": simulated,
             "frames": [path.with_suffix(".parquet") for path in simulated],
-            "own": [path for system in self.config.systems.values() for path in own_files(system)],
+            "own": [
+                path
+                for system in self.config.systems.values()
+                if not is_simulated(system)
+                for path in own_files(system)
+            ],
         }
 
     def dataset_trajectories(self) -> list[Path]:
@@ -305,6 +310,8 @@ def own_files(system: SystemSettings) -> list[Path]:
     """Files of a system that the user hands in."""
     if system.compounds is not None:
         return [] if system.compounds.download else [Path(path) for path in compound_sources(system.compounds)]
+    if system.conformers is not None:
+        return [Path(system.conformers.file)] if system.conformers.file is not None else []
     topology = () if system.topology is None else (system.topology,)
     return [Path(path) for path in (*topology, *system.training, *system.reference)]
 
@@ -333,8 +340,8 @@ def check_systems(config: Config) -> None:
     must agree on.
 
     Raises:
-        ConfigError: there is no system, or none to train on; a trained one has no energy to align with; or a rung of
-            the ladder is below the run's temperature.
+        ConfigError: there is no system, or none to train on; a trained one, or a small molecule, has no energy; or a
+            rung of the ladder is below the run's temperature.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -353,6 +360,13 @@ def check_systems(config: Config) -> None:
             f"there is no such force-field file: {', '.join(unknown)}",
             where="forcefield.xml",
             fix="check the path (relative to the folder in which snakemake runs), or the name among OpenMM's own",
+        )
+    chemical = [name for name, system in config.systems.items() if is_small_molecule(system)]
+    if chemical and config.forcefield.small_molecule is None:
+        raise ConfigError(
+            f"{', '.join(chemical)}: no energy for small molecules is chosen",
+            where="forcefield.small_molecule",
+            fix="write  forcefield: {small_molecule: mmff94}  (or gfn2-xtb)",
         )
     bare = [name for name, system in config.systems.items() if system.split == "train" and not is_scored(system)]
     if bare and config.align.rounds > 0:

@@ -16,7 +16,9 @@ from ancdiff.config import DenoiserSettings
 from ancdiff.dataset.features import (
     ATOM_NAMES,
     ATOM_TYPES,
+    CHEMISTRY,
     MAX_BOND_DISTANCE,
+    PAIR_KINDS,
     POSITION_FEATURES,
     RESIDUE_TYPES,
 )
@@ -33,15 +35,16 @@ _VECTORS = 4  # vector channels of an atom, in pairs that are multiplied
 class Denoiser(nn.Module):
     """D(x_σ; σ) = c_skip x_σ + c_out F(c_in x_σ, c_noise), with EDM's coefficients.
 
-    Output is centred. ``sigma_data_nm`` is the spread of the training data per coordinate.
+    Output is centred. ``sigma_data_nm`` is the spread of the training data per coordinate. With ``chemistry`` there are
+    weights for what bond orders tell (`ancdiff.dataset.features.CHEMISTRY`), which models of peptides have not.
     Reference: Karras et al. 2022 (arXiv 2206.00364), eq. 7 and table 1.
     """
 
-    def __init__(self, settings: DenoiserSettings, *, sigma_data_nm: float) -> None:
+    def __init__(self, settings: DenoiserSettings, *, sigma_data_nm: float, chemistry: bool = False) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.chemistry = settings, chemistry
         self.sigma_data_nm = sigma_data_nm
-        self.network = EquivariantNetwork(settings)
+        self.network = EquivariantNetwork(settings, chemistry=chemistry)
 
     def forward(
         self, noisy_nm: Float[Tensor, "atoms 3"], sigma_nm: Float[Tensor, " conformers"], graph: MoleculeGraph
@@ -86,7 +89,7 @@ class DenoiserOfMolecule:
 class EquivariantNetwork(nn.Module):
     """F(x, c_noise, graph): a displacement for each atom; dimensionless input of unit spread."""
 
-    def __init__(self, settings: DenoiserSettings) -> None:
+    def __init__(self, settings: DenoiserSettings, *, chemistry: bool) -> None:
         super().__init__()
         width = settings.features
         self.embeddings = nn.ModuleDict(
@@ -100,7 +103,11 @@ class EquivariantNetwork(nn.Module):
         self.noise = nn.Sequential(
             nn.Linear(1 + 2 * len(_NOISE_FREQUENCIES), width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.layers = nn.ModuleList(Layer(width, settings.pair_features) for _ in range(settings.layers))
+        self.layers = nn.ModuleList(
+            Layer(width, settings.pair_features, chemistry=chemistry) for _ in range(settings.layers)
+        )
+        kinds = CHEMISTRY.values() if chemistry else ()
+        self.chemistry = nn.ModuleList(nn.Embedding(len(words), width) for words in kinds)
 
     def forward(
         self, x: Float[Tensor, "atoms 3"], c_noise: Float[Tensor, " conformers"], graph: MoleculeGraph
@@ -108,6 +115,8 @@ class EquivariantNetwork(nn.Module):
         h = self.position(graph.residue_position) + self.noise(_noise_features(c_noise))[graph.conformer]
         for name, table in self.embeddings.items():
             h = h + table(getattr(graph, name))
+        for column, table in enumerate(self.chemistry):
+            h = h + table(graph.chemistry[:, column])
         moved, start_distance = x, _pair_geometry(x, graph)[1]
         for layer in self.layers:
             h, moved = layer(h, moved, start_distance, graph)
@@ -117,7 +126,7 @@ class EquivariantNetwork(nn.Module):
 class Layer(nn.Module):
     """One round of messages. Invariant features h and positions x of the atoms are both updated.
 
-    m_ij = φ(A (h_i + h_j) + P[bonds between i, j] + G [radial(d_ij), d_ij^start, torsion_ij]) = m_ji
+    m_ij = φ(A (h_i + h_j) + P[bonds between i, j] + K[kind of i, j] + G [radial(d_ij), d_ij^start, torsion_ij]) = m_ji
     u_i^c, v_i^c = Σ_j (a^c, b^c)(m_ij) r_ij with r_ij = (x_i − x_j)/(d_ij + 1)/√N, for a few channels c
     h_i ← h_i + ψ(h_i, Σ_j g(m_ij) m_ij, u·u, u·v, (u^c × v^c)·u^{c+1}, signed volume_i)
     x_i ← x_i + Σ_j w(m_ij) r_ij + Σ_c s^c(h_i) u_i^c × v_i^c
@@ -129,7 +138,7 @@ class Layer(nn.Module):
     radial_centres: Tensor
     radial_scales: Tensor
 
-    def __init__(self, width: int, pair_width: int) -> None:
+    def __init__(self, width: int, pair_width: int, *, chemistry: bool) -> None:
         super().__init__()
         self.atom_to_pair = nn.Linear(width, pair_width)
         self.bonds = nn.Embedding(MAX_BOND_DISTANCE + 1, pair_width)
@@ -145,6 +154,7 @@ class Layer(nn.Module):
         widths = [torch.full((n,), (high - low) / (n - 1)) for n, low, high in (_COARSE, _FINE)]
         self.register_buffer("radial_centres", torch.cat(centres), persistent=False)
         self.register_buffer("radial_scales", 1.0 / torch.cat(widths), persistent=False)
+        self.kinds = nn.Embedding(len(PAIR_KINDS), pair_width) if chemistry else None
 
     def forward(
         self,
@@ -157,6 +167,8 @@ class Layer(nn.Module):
         difference, distance = _pair_geometry(x, graph)
         radial = torch.exp(-0.5 * ((distance - self.radial_centres) * self.radial_scales).square())
         pair = self.distances(torch.cat([radial, distance, start_distance], dim=-1)) + self.bonds(graph.bond_distance)
+        if self.kinds is not None:
+            pair = pair + self.kinds(graph.pair_kind)
         ends = self.atom_to_pair(h)
         pair = pair + ends.index_select(0, graph.first) + ends.index_select(0, graph.second)
         pair = pair.index_add(0, graph.torsion_pair, self.torsions(_torsion_features(x, graph)))

@@ -7,26 +7,10 @@ References: Xu et al. 2022, GeoDiff (arXiv 2203.02923), section 5.1 (Î´ is 0.5 Ã
 2021, GeoMol (arXiv 2106.07802) for the precision forms.
 """
 
-import itertools
-
 import numpy as np
 from jaxtyping import Float
-from rdkit import Chem
-from rdkit.Chem import rdMolAlign
-
-from ancdiff.units import ANGSTROM_PER_NM
 
 QM9_THRESHOLD_NM = 0.05
-
-
-def best_rmsd_nm(generated: Chem.Mol, reference: Chem.Mol) -> Float[np.ndarray, "generated reference"]:
-    """RMSD (nm) of heavy atoms of each pair of conformers, least over superpositions and the molecule's symmetries."""
-    a, b = Chem.RemoveHs(generated), Chem.RemoveHs(reference)
-    ids = [[c.GetId() for c in molecule.GetConformers()] for molecule in (a, b)]
-    table = np.empty((len(ids[0]), len(ids[1])))
-    for (i, first), (j, second) in itertools.product(enumerate(ids[0]), enumerate(ids[1])):
-        table[i, j] = rdMolAlign.GetBestRMS(a, b, prbId=first, refId=second) / ANGSTROM_PER_NM
-    return table
 
 
 def coverage_and_matching(
