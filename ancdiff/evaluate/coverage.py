@@ -14,12 +14,28 @@ QM9_THRESHOLD_NM = 0.05
 
 
 def coverage_and_matching(
-    rmsd_nm: Float[np.ndarray, "generated reference"], threshold_nm: float = QM9_THRESHOLD_NM
+    rmsd_nm: Float[np.ndarray, "generated reference"],
+    threshold_nm: float = QM9_THRESHOLD_NM,
+    *,
+    generated_weights: Float[np.ndarray, " generated"] | None = None,
+    reference_weights: Float[np.ndarray, " reference"] | None = None,
 ) -> dict[str, float]:
-    """COV-R, MAT-R, COV-P and MAT-P of one molecule (matching in nm) from its table of RMSDs."""
-    nearest = {"r": rmsd_nm.min(axis=0), "p": rmsd_nm.min(axis=1)}
-    return {
-        f"{name}_{side}{unit}": float(value)
-        for side, values in nearest.items()
-        for name, unit, value in (("cov", "", (values <= threshold_nm).mean()), ("mat", "_nm", values.mean()))
+    """COV-R, MAT-R, COV-P and MAT-P of one molecule (matching in nm) from its table of RMSDs.
+
+    Weights are those of a bootstrap: how often each conformer was drawn. One that was not drawn cannot be found.
+    """
+    weights = {
+        "p": np.ones(len(rmsd_nm)) if generated_weights is None else generated_weights,
+        "r": np.ones(rmsd_nm.shape[1]) if reference_weights is None else reference_weights,
     }
+    nearest = {
+        "r": np.where(weights["p"][:, None] > 0, rmsd_nm, np.inf).min(axis=0),
+        "p": np.where(weights["r"] > 0, rmsd_nm, np.inf).min(axis=1),
+    }
+    values: dict[str, float] = {}
+    for side in ("r", "p"):
+        there = weights[side] > 0
+        weight, near = weights[side][there], nearest[side][there]
+        values[f"cov_{side}"] = float(np.average(near <= threshold_nm, weights=weight))
+        values[f"mat_{side}_nm"] = float(np.average(near, weights=weight))
+    return values
