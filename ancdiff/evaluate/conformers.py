@@ -30,8 +30,10 @@ def measure_conformers(system: str, ensembles: list[EnsembleData], settings: Eva
     drawn = [data for data in ensembles if data.weights is None and len(data.ensemble)]
     if not drawn or drawn[0].ensemble.molecule.bond_orders is None:
         return
-    for data in drawn:
-        yield from _strain(system, data, settings)
+    # Where nothing was relaxed every strain is exactly 0, and says nothing.
+    if any(data.strain is not None and np.any(data.strain.values_kt) for data in drawn):
+        for data in drawn:
+            yield from _strain(system, data, settings)
     reference = next((data for data in drawn if data.name == "reference"), None)
     halves = [] if reference is None else _halves(reference, settings)
     if len(halves) < 2:
@@ -105,10 +107,13 @@ def _graph(ensemble: Ensemble) -> Any:
 
 
 def _strain(system: str, data: EnsembleData, settings: EvaluateSettings) -> Iterator[Measurement]:
-    """Median strain; a conformer that has none, as it failed, counts as more strained than all others."""
+    """Median strain; a conformer that has none, as it failed, counts as more strained than all others.
+
+    Where half of them failed there is no median, and the row says so.
+    """
     strain = data.strain
-    if strain is None or not len(strain.values_kt) or not np.any(strain.values_kt):
-        return  # not scored, or scored without any relaxation
+    if strain is None or not len(strain.values_kt):
+        return
     rng = Features(system, data, settings).rng("strain")
     source = Source(
         partial(energy_metrics.quantiles, strain.values_kt),
@@ -117,5 +122,9 @@ def _strain(system: str, data: EnsembleData, settings: EvaluateSettings) -> Iter
         (settings.seed, int(rng.integers(2**31))),
     )
     row: Row = partial(Measurement, system, data.name, n=len(strain.values_kt))
-    with np.errstate(invalid="ignore"):  # the difference of two infinite ones
-        yield row("median_strain_kt", **absolute(source, energy_metrics.median).item())
+    with np.errstate(invalid="ignore"):  # of two infinite ones in the bootstrap
+        median = absolute(source, energy_metrics.median).item()
+    if np.isfinite(median["value"]):
+        yield row("median_strain_kt", **median)
+    else:
+        yield row("median_strain_kt", value=np.nan, status="half_failed")
