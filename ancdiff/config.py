@@ -370,7 +370,7 @@ class DiffusionSettings(Section):
 class PretrainSettings(Section):
     """Denoising training on the training MD."""
 
-    steps: Count = 5000
+    steps: Count = 7000
     batch_size: Count = 80
     learning_rate: Positive = 3e-3
     weight_decay: NonNegative = 0.0

@@ -12,7 +12,7 @@ from ancdiff.config import DiffusionSettings, GenerateSettings, StageConfig
 from ancdiff.denoiser.compounds import CHANNELS, CompoundDenoiser
 from ancdiff.denoiser.store import choose_device, load_compound_denoiser
 from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.noise import karras_sigma, state_noise
+from ancdiff.diffusion.noise import karras_sigma, start_noise, state_noise
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
 from ancdiff.errors import StageError
 from ancdiff.provenance import made_by
@@ -94,7 +94,13 @@ def draw_states(
         sigma_max_nm=diffusion.sigma_max * spread,
         rho=settings.rho,
     )
-    start = float(sigma[0]) * state_noise((n, atoms, CHANNELS), generator=generator)
+    start = start_noise(
+        (n, atoms, CHANNELS),
+        sigma_max_nm=float(sigma[0]),
+        data_spread_nm=spread,
+        generator=generator,
+        noise=state_noise,
+    )
     denoise: Denoise = denoiser
     if settings.solver == "heun":
         states = heun(denoise, start, sigma)

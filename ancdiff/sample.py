@@ -25,7 +25,7 @@ from ancdiff.diffusion.likelihood import (
     round_trip_error_nm,
     sample_with_log_density,
 )
-from ancdiff.diffusion.noise import centre, centred_noise, karras_sigma
+from ancdiff.diffusion.noise import centre, karras_sigma, start_noise
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
 from ancdiff.diffusion.variance_preserving import vp_sigma_nm
 from ancdiff.errors import StageError
@@ -68,7 +68,13 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
         positions, table = draw_with_log_density(denoise, molecule.n_atoms, settings.sample, **asked, probes=probes)
         few = centre(torch.as_tensor(positions[:_CHECKED])).to(device)
         levels = _levels(settings.sample, settings.diffusion, denoiser.sigma_data_nm)
-        record["log_density"] = step_errors(denoise, few, levels, exact=settings.sample.log_density == "exact")
+        record["log_density"] = step_errors(
+            denoise,
+            few,
+            levels,
+            exact=settings.sample.log_density == "exact",
+            sigma_data_nm=denoiser.sigma_data_nm,
+        )
         write_table(densities, table)
         # Traces differentiate the denoiser and cannot be looked at meanwhile: one more conformer shows the way.
         last = draw_conformers(way, molecule.n_atoms, settings.sample.model_copy(update={"conformers": 1}), **asked)
@@ -130,7 +136,9 @@ def draw_conformers(
     with torch.inference_mode(), tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
         for first in range(0, settings.conformers, settings.batch_size):
             n = min(settings.batch_size, settings.conformers - first)
-            start = float(sigma[0]) * centred_noise((n, n_atoms, 3), generator=generator)
+            start = start_noise(
+                (n, n_atoms, 3), sigma_max_nm=float(sigma[0]), data_spread_nm=sigma_data_nm, generator=generator
+            )
             if settings.solver == "rk4":
                 batch = flow(denoise, start, sigma[:-1], trace=no_trace, order=4).positions_nm
             elif settings.solver == "heun":
@@ -173,8 +181,12 @@ def draw_with_log_density(
     with tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
         for first in range(0, settings.conformers, settings.batch_size):
             n = min(settings.batch_size, settings.conformers - first)
-            start = float(sigma[0]) * centred_noise((n, n_atoms, 3), generator=generator)
-            batch, density = sample_with_log_density(denoise, start, sigma, trace=trace, order=4)
+            start = start_noise(
+                (n, n_atoms, 3), sigma_max_nm=float(sigma[0]), data_spread_nm=sigma_data_nm, generator=generator
+            )
+            batch, density = sample_with_log_density(
+                denoise, start, sigma, trace=trace, order=4, data_spread_nm=sigma_data_nm
+            )
             drawn.append(batch.cpu())
             parts.append(torch.stack([density.nats, density.standard_error]).cpu())
             bar.update(n)
@@ -190,11 +202,15 @@ def step_errors(
     levels_nm: Float[Tensor, " levels"],
     *,
     exact: bool,
+    sigma_data_nm: float,
 ) -> dict[str, float | None]:
     """What the steps of the ODE cost, from a few samples: RMS nats (None with estimated traces) and nm."""
     rising = levels_nm.flip(0)
+    error_nats = None
+    if exact:
+        error_nats = density_step_error(denoise, positions_nm, rising, order=4, data_spread_nm=sigma_data_nm)
     return {
-        "step_error_nats": density_step_error(denoise, positions_nm, rising, order=4) if exact else None,
+        "step_error_nats": error_nats,
         "round_trip_error_nm": round_trip_error_nm(denoise, positions_nm, rising, order=4),
     }
 

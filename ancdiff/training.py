@@ -95,7 +95,7 @@ def train(
     state = _State(
         model=model,
         ema=deepcopy(model).requires_grad_(False),
-        optimizer=torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, foreach=True),
+        optimizer=torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True),
         generator=generator,
     )
     checkpoint = work / "checkpoint.safetensors"

@@ -20,6 +20,7 @@ from ancdiff.diffusion.noise import (
     centre,
     centred_noise,
     karras_sigma,
+    start_noise,
     stratified_log_uniform_sigma,
 )
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
@@ -257,3 +258,17 @@ def test_the_default_solver_keeps_widths_from_a_bond_to_a_molecule(spread_nm: fl
     drawn = dpmpp_2m(cloud.denoise, start, sigma, eta=sample.eta, generator=generator)
     spread = math.sqrt(drawn.square().sum(dim=(1, 2)).mean().item() / cloud.dimension)
     assert spread == pytest.approx(spread_nm, rel=0.06)  # standard error 0.3 %
+
+
+def test_a_start_with_the_data_s_spread_ends_with_it() -> None:
+    """From σ_max ε a deterministic sampler ends narrower by σ_max / √(σ_max² + σ_data²), 5 % at three spreads."""
+    cloud = GaussianCloud(5, spread_nm=0.2)
+    sigma = karras_sigma(40, sigma_min_nm=0.001, sigma_max_nm=0.6, rho=7.0)
+
+    def drawn_spread(data_spread_nm: float) -> float:
+        start = start_noise((4000, 5, 3), sigma_max_nm=0.6, data_spread_nm=data_spread_nm, generator=seeded(8))
+        x = heun(cloud.denoise, start.double(), sigma)
+        return math.sqrt(x.square().sum(dim=(1, 2)).mean().item() / cloud.dimension)
+
+    assert drawn_spread(0.2) == pytest.approx(0.2, rel=0.01)  # standard error 0.3 %
+    assert drawn_spread(0.0) == pytest.approx(0.2 * 3 / math.sqrt(10), rel=0.01)

@@ -338,7 +338,8 @@ def test_samples_come_with_their_log_densities(results: Path) -> None:
     )[:-1]
     denoise = denoiser.on(molecule_graph(alanine_dipeptide().molecule))
     x = centre(torch.as_tensor(positions))
-    backward = log_density(denoise, x, sigma.flip(0), trace=exact_trace(), order=4).nats
+    spread = denoiser.sigma_data_nm
+    backward = log_density(denoise, x, sigma.flip(0), trace=exact_trace(), order=4, data_spread_nm=spread).nats
     # the steps back are not the steps forth: as far apart as the stated error of the steps allows
     assert np.abs(exact["log_density_nats"] - backward.numpy()).max() < 3 * errors["step_error_nats"] + 0.01
 

@@ -22,12 +22,14 @@ from ancdiff.dataset.features import (
     POSITION_FEATURES,
     RESIDUE_TYPES,
 )
+from ancdiff.denoiser.embedding import NOISE_FEATURES, RadialFunctions, noise_features
 from ancdiff.denoiser.graph import MoleculeGraph, side_by_side
 
 # Radial functions, in units of the preconditioned input (spread 1, about 0.16 nm in small peptides): coarse ones for
 # the shape, fine ones where bonded and 1–3 distances lie, whose thermal spread is a fiftieth of their length.
 _COARSE = (8, 0.0, 6.0)
 _FINE = (16, 0.4, 1.9)
+_DISTANCE_FEATURES = _COARSE[0] + _FINE[0] + 1
 _EPSILON = 1e-4
 _VECTORS = 4  # vector channels of an atom, in pairs that are multiplied
 
@@ -100,49 +102,49 @@ class EquivariantNetwork(nn.Module):
             }
         )
         self.position = nn.Linear(len(POSITION_FEATURES), width)
-        self.noise = nn.Sequential(
-            nn.Linear(1 + 2 * len(_NOISE_FREQUENCIES), width), nn.SiLU(), nn.Linear(width, width)
-        )
-        self.layers = nn.ModuleList(
-            Layer(width, settings.pair_features, chemistry=chemistry) for _ in range(settings.layers)
-        )
+        self.noise = nn.Sequential(nn.Linear(NOISE_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+        self.bonds = nn.Embedding(MAX_BOND_DISTANCE + 1, settings.pair_features)
+        self.radial = RadialFunctions(_COARSE, _FINE)
+        self.start = nn.Linear(_DISTANCE_FEATURES, settings.pair_features, bias=False)
+        self.layers = nn.ModuleList(Layer(width, settings.pair_features) for _ in range(settings.layers))
         kinds = CHEMISTRY.values() if chemistry else ()
         self.chemistry = nn.ModuleList(nn.Embedding(len(words), width) for words in kinds)
+        self.pair_kinds = nn.Embedding(len(PAIR_KINDS), settings.pair_features) if chemistry else None
 
     def forward(
         self, x: Float[Tensor, "atoms 3"], c_noise: Float[Tensor, " conformers"], graph: MoleculeGraph
     ) -> Float[Tensor, "atoms 3"]:
-        h = self.position(graph.residue_position) + self.noise(_noise_features(c_noise))[graph.conformer]
+        h = self.position(graph.residue_position) + self.noise(noise_features(c_noise))[graph.conformer]
         for name, table in self.embeddings.items():
             h = h + table(getattr(graph, name))
         for column, table in enumerate(self.chemistry):
             h = h + table(graph.chemistry[:, column])
-        moved, start_distance = x, _pair_geometry(x, graph)[1]
+        distance = _pair_geometry(x, graph)[1]
+        pair = self.bonds(graph.bond_distance) + self.start(torch.cat([self.radial(distance), distance], dim=-1))
+        if self.pair_kinds is not None:
+            pair = pair + self.pair_kinds(graph.pair_kind)
+        moved, vectors = x, x.new_zeros(len(x), 2 * _VECTORS, 3)
         for layer in self.layers:
-            h, moved = layer(h, moved, start_distance, graph)
+            h, pair, vectors, moved = layer(h, pair, vectors, moved, graph, self.radial)
         return moved - x
 
 
 class Layer(nn.Module):
-    """One round of messages. Invariant features h and positions x of the atoms are both updated.
+    """One round of messages. Atoms carry invariant features h and vectors v^c, pairs carry features e.
 
-    m_ij = φ(A (h_i + h_j) + P[bonds between i, j] + K[kind of i, j] + G [radial(d_ij), d_ij^start, torsion_ij]) = m_ji
-    u_i^c, v_i^c = Σ_j (a^c, b^c)(m_ij) r_ij with r_ij = (x_i − x_j)/(d_ij + 1)/√N, for a few channels c
-    h_i ← h_i + ψ(h_i, Σ_j g(m_ij) m_ij, u·u, u·v, (u^c × v^c)·u^{c+1}, signed volume_i)
-    x_i ← x_i + Σ_j w(m_ij) r_ij + Σ_c s^c(h_i) u_i^c × v_i^c
+    m_ij = φ(e_ij + A (h_i + h_j) + G [radial(d_ij), torsion_ij]) = m_ji;  e_ij ← e_ij + m_ij
+    v_i^c ← v_i^c + Σ_j a^c(m_ij) r_ij with r_ij = (x_i − x_j)/(d_ij + 1)/√N, for a few channels c
+    h_i ← h_i + ψ(h_i, Σ_j g(m_ij) m_ij, u·u, u·w, (u^c × w^c)·u^{c+1}, signed volume_i), (u, w) the halves of v
+    x_i ← x_i + Σ_j b(m_ij) r_ij + Σ_c s^c(h_i) u_i^c × w_i^c
 
     Messages are symmetric, so each pair is worked out once. The cross products are what can drive a stereocentre out of
     its plane to the right side: where it is nearly flat, all difference vectors lie in the plane.
     """
 
-    radial_centres: Tensor
-    radial_scales: Tensor
-
-    def __init__(self, width: int, pair_width: int, *, chemistry: bool) -> None:
+    def __init__(self, width: int, pair_width: int) -> None:
         super().__init__()
         self.atom_to_pair = nn.Linear(width, pair_width)
-        self.bonds = nn.Embedding(MAX_BOND_DISTANCE + 1, pair_width)
-        self.distances = nn.Linear(_COARSE[0] + _FINE[0] + 2, pair_width, bias=False)
+        self.distances = nn.Linear(_DISTANCE_FEATURES, pair_width, bias=False)
         self.torsions = nn.Linear(2, pair_width, bias=False)
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(pair_width, pair_width), nn.SiLU())
         self.pair_gates = nn.Linear(pair_width, 2 + 2 * _VECTORS)
@@ -150,49 +152,41 @@ class Layer(nn.Module):
         self.update = nn.Sequential(
             nn.Linear(width + pair_width + 3 * _VECTORS, width), nn.SiLU(), nn.Linear(width, width + _VECTORS)
         )
-        centres = [torch.linspace(low, high, n) for n, low, high in (_COARSE, _FINE)]
-        widths = [torch.full((n,), (high - low) / (n - 1)) for n, low, high in (_COARSE, _FINE)]
-        self.register_buffer("radial_centres", torch.cat(centres), persistent=False)
-        self.register_buffer("radial_scales", 1.0 / torch.cat(widths), persistent=False)
-        self.kinds = nn.Embedding(len(PAIR_KINDS), pair_width) if chemistry else None
 
     def forward(
         self,
         h: Float[Tensor, "atoms width"],
+        pair: Float[Tensor, "pairs pair_width"],
+        vectors: Float[Tensor, "atoms channels 3"],
         x: Float[Tensor, "atoms 3"],
-        start_distance: Float[Tensor, "pairs 1"],
         graph: MoleculeGraph,
-    ) -> tuple[Float[Tensor, "atoms width"], Float[Tensor, "atoms 3"]]:
+        radial: nn.Module,
+    ) -> tuple[
+        Float[Tensor, "atoms width"],
+        Float[Tensor, "pairs pair_width"],
+        Float[Tensor, "atoms channels 3"],
+        Float[Tensor, "atoms 3"],
+    ]:
         h = h.index_add(0, graph.stereocentres[:, 0], self.volume(_signed_volumes(x, graph)))
         difference, distance = _pair_geometry(x, graph)
-        radial = torch.exp(-0.5 * ((distance - self.radial_centres) * self.radial_scales).square())
-        pair = self.distances(torch.cat([radial, distance, start_distance], dim=-1)) + self.bonds(graph.bond_distance)
-        if self.kinds is not None:
-            pair = pair + self.kinds(graph.pair_kind)
         ends = self.atom_to_pair(h)
-        pair = pair + ends.index_select(0, graph.first) + ends.index_select(0, graph.second)
-        pair = pair.index_add(0, graph.torsion_pair, self.torsions(_torsion_features(x, graph)))
-        message = self.message(pair)
+        seen = pair + self.distances(torch.cat([radial(distance), distance], dim=-1))
+        seen = seen + ends.index_select(0, graph.first) + ends.index_select(0, graph.second)
+        seen = seen.index_add(0, graph.torsion_pair, self.torsions(_torsion_features(x, graph)))
+        message = self.message(seen)
         gates = self.pair_gates(message)
         pulls = (gates[:, 1:, None] * (difference / (distance + 1.0))[:, None, :]).flatten(1)
         scale = graph.conformer_atoms.rsqrt()[graph.conformer, None]
-        vectors = (_sum_to_atoms(pulls, graph, sign=-1) * scale).unflatten(-1, (-1, 3))
+        pulled = (_sum_to_atoms(pulls, graph, sign=-1) * scale).unflatten(-1, (-1, 3))
         kept = torch.sigmoid(gates[:, :1]) * message
         gathered = _sum_to_atoms(kept, graph, sign=1) * scale
-        u, v = vectors[:, 1 : 1 + _VECTORS], vectors[:, 1 + _VECTORS :]
-        cross = torch.linalg.cross(u, v)
-        invariants = [(u * u).sum(-1), (u * v).sum(-1), (cross * u.roll(1, dims=-2)).sum(-1)]
+        vectors = vectors + pulled[:, 1:]
+        u, w = vectors[:, :_VECTORS], vectors[:, _VECTORS:]
+        cross = torch.linalg.cross(u, w)
+        invariants = [(u * u).sum(-1), (u * w).sum(-1), (cross * u.roll(1, dims=-2)).sum(-1)]
         change = self.update(torch.cat([h, gathered, *invariants], dim=-1))
-        x = x + vectors[:, 0] + (change[:, -_VECTORS:, None] * cross).sum(dim=-2)
-        return h + change[:, :-_VECTORS], x
-
-
-_NOISE_FREQUENCIES = (1.0, 2.0, 4.0)
-
-
-def _noise_features(c_noise: Float[Tensor, " conformers"]) -> Float[Tensor, "conformers features"]:
-    angles = torch.pi * c_noise[:, None] * c_noise.new_tensor(_NOISE_FREQUENCIES)
-    return torch.cat([c_noise[:, None], torch.sin(angles), torch.cos(angles)], dim=-1)
+        x = x + pulled[:, 0] + (change[:, -_VECTORS:, None] * cross).sum(dim=-2)
+        return h + change[:, :-_VECTORS], pair + message, vectors, x
 
 
 def _centre_each(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "atoms 3"]:

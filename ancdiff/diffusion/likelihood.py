@@ -155,32 +155,42 @@ def flow(denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trac
     return Flow(x, integral)
 
 
-def prior_log_density(x_nm: Positions, sigma_max_nm: float) -> Float[Tensor, " batch"]:
-    """log N(x; 0, σ_max²) in the subspace, −‖x‖²/2σ_max² − (d/2) ln 2πσ_max²: where sampling starts."""
+def prior_log_density(x_nm: Positions, spread_nm: float) -> Float[Tensor, " batch"]:
+    """log N(x; 0, s²) in the subspace, −‖x‖²/2s² − (d/2) ln 2πs²: where sampling starts."""
     dimension = 3 * (x_nm.shape[1] - 1)
     squared = x_nm.double().square().sum(dim=(-1, -2))
-    return -squared / (2 * sigma_max_nm**2) - 0.5 * dimension * math.log(2 * math.pi * sigma_max_nm**2)
+    return -squared / (2 * spread_nm**2) - 0.5 * dimension * math.log(2 * math.pi * spread_nm**2)
 
 
 def sample_with_log_density(
-    denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int
+    denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int, data_spread_nm: float = 0.0
 ) -> tuple[Positions, LogDensity]:
-    """Samples at the last (lowest, positive) level from a start σ_max ε, and the log-density of each.
+    """Samples at the last (lowest, positive) level from a start s ε, and the log-density of each.
 
-    log p(x) = log N(x_start; 0, σ_max²) − ∫ from ln σ_max to ln σ_min of (d − tr ∂D/∂x) dt, along the same path.
+    log p(x) = log N(x_start; 0, s²) − ∫ from ln σ_max to ln σ_min of (d − tr ∂D/∂x) dt, along the same path, with
+    s² = σ_max² + σ_data² (`ancdiff.diffusion.noise.start_noise`).
     """
     ended = flow(denoise, start_nm, sigma_nm, trace=trace, order=order)
-    prior = prior_log_density(start_nm, float(sigma_nm[0]))
+    prior = prior_log_density(start_nm, math.hypot(float(sigma_nm[0]), data_spread_nm))
     return ended.positions_nm, _log_density(prior, -ended.integral)
 
 
-def log_density(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int) -> LogDensity:
+def log_density(
+    denoise: Denoise,
+    positions_nm: Positions,
+    sigma_nm: Levels,
+    *,
+    trace: Trace,
+    order: int,
+    data_spread_nm: float = 0.0,
+) -> LogDensity:
     """log p of given centred conformers under the model, by the flow from the first (lowest, positive) level to σ_max.
 
-    log p(x) = log N(x_end; 0, σ_max²) + ∫ from ln σ_min to ln σ_max of (d − tr ∂D/∂x) dt.
+    log p(x) = log N(x_end; 0, σ_max² + σ_data²) + ∫ from ln σ_min to ln σ_max of (d − tr ∂D/∂x) dt.
     """
     ended = flow(denoise, positions_nm, sigma_nm, trace=trace, order=order)
-    return _log_density(prior_log_density(ended.positions_nm, float(sigma_nm[-1])), ended.integral)
+    prior = prior_log_density(ended.positions_nm, math.hypot(float(sigma_nm[-1]), data_spread_nm))
+    return _log_density(prior, ended.integral)
 
 
 def _log_density(prior: Float[Tensor, " batch"], estimates: PerProbe) -> LogDensity:
@@ -192,7 +202,9 @@ def _log_density(prior: Float[Tensor, " batch"], estimates: PerProbe) -> LogDens
     return LogDensity(nats, estimates.double().std(dim=1) / math.sqrt(n))
 
 
-def density_step_error(denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, order: int) -> float:
+def density_step_error(
+    denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, order: int, data_spread_nm: float = 0.0
+) -> float:
     """RMS error of log-densities from the steps, nats: the difference from every second of the rising levels.
 
     Half as many steps are worse by about 2^order, so that this is the error of the coarser ones: a bound. With the
@@ -200,7 +212,7 @@ def density_step_error(denoise: Denoise, positions_nm: Positions, sigma_nm: Leve
     """
     coarse = torch.cat([sigma_nm[:-1:2], sigma_nm[-1:]])
     fine, half = (
-        log_density(denoise, positions_nm, levels, trace=exact_trace(), order=order).nats
+        log_density(denoise, positions_nm, levels, trace=exact_trace(), order=order, data_spread_nm=data_spread_nm).nats
         for levels in (sigma_nm, coarse)
     )
     return float((fine - half).square().mean().sqrt())

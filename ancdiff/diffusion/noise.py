@@ -1,6 +1,7 @@
 """Noise levels and noise in the subspace of zero centre of mass."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,21 @@ def state_noise(
     """
     noise = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
     return torch.cat([centre(noise[..., :3]), noise[..., 3:]], dim=-1)
+
+
+def start_noise(
+    shape: tuple[int, ...],
+    *,
+    sigma_max_nm: float,
+    data_spread_nm: float,
+    generator: torch.Generator,
+    noise: Callable[..., Tensor] = centred_noise,
+) -> Float[Tensor, "*batch atoms channels"]:
+    """Where sampling starts: √(σ_max² + σ_data²) ε, the spread that data have under the highest noise.
+
+    σ_max ε alone would start, and with a deterministic sampler end, too narrow. Draws from ``generator``, by ``noise``.
+    """
+    return math.hypot(sigma_max_nm, data_spread_nm) * noise(shape, generator=generator)
 
 
 @dataclass(frozen=True)
