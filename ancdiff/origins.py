@@ -1,6 +1,8 @@
 """Where a system's data come from, and what follows from that: asked of its settings by the stages and the workflow."""
 
-from ancdiff.config import SystemSettings
+from pathlib import Path
+
+from ancdiff.config import CompoundSettings, SystemSettings
 from ancdiff.exact_systems import PARTICLES
 
 
@@ -35,3 +37,18 @@ def describe(system: SystemSettings) -> str:
     if system.compounds is not None:
         return f"compounds of {system.compounds.source}"
     return system.sequence or system.topology or ""
+
+
+def compound_sources(settings: CompoundSettings) -> tuple[str, ...]:
+    """Files that a set of compounds is read from."""
+    return (settings.source,) if settings.excluded is None else (settings.source, settings.excluded)
+
+
+def own_files(system: SystemSettings) -> list[Path]:
+    """Files of a system that the user hands in."""
+    if system.compounds is not None:
+        return [] if system.compounds.download else [Path(path) for path in compound_sources(system.compounds)]
+    if system.conformers is not None:
+        return [Path(system.conformers.file)] if system.conformers.file is not None else []
+    topology = () if system.topology is None else (system.topology,)
+    return [Path(path) for path in (*topology, *system.training, *system.reference)]

@@ -118,18 +118,13 @@ def _embed_conformers(settings: StageConfig, system: str, md: str, output: Path)
     seed = settings.simulate.seed
     graph = read_graph(settings.systems[system].conformers, where=f"systems.{system}")
     molecule, example_nm = settled(graph, system, seed=derived_seed(seed, system, "hands"))
+    wanted = settings.simulate.conformers
     parts, tables, counts = [], [], []
     for repeat in range(_CONFORMER_SETS[md]):
-        made = make_conformers(
-            molecule,
-            example_nm,
-            settings.forcefield,
-            settings.simulate.conformers,
-            seed=derived_seed(seed, system, md, repeat),
-        )
-        order = np.random.default_rng(derived_seed(seed, system, md, repeat, "order")).permutation(
-            len(made.positions_nm)
-        )
+        seed_of_set = derived_seed(seed, system, md, repeat)
+        made = make_conformers(molecule, example_nm, settings.forcefield, wanted, seed=seed_of_set)
+        rng = np.random.default_rng(derived_seed(seed, system, md, repeat, "order"))
+        order = rng.permutation(len(made.positions_nm))
         parts.append(made.positions_nm[order].astype(np.float32))
         tables.append(made.energies_kj_mol[order])
         counts.append(made.counts)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ancdiff.config import Config, SystemSettings, parse_config
+from ancdiff.config import Config, parse_config
 from ancdiff.corridor import (
     ALIGNED_PATTERN,
     LOG_DENSITIES,
@@ -22,7 +22,6 @@ from ancdiff.corridor import (
     REPLICATE_PATTERN,
     Layout,
     ancestors,
-    compound_sources,
     generated_sets,
     models,
     pretrained_models,
@@ -32,7 +31,7 @@ from ancdiff.corridor import (
     without_seed,
 )
 from ancdiff.errors import AncdiffError, ConfigError, InputError
-from ancdiff.origins import is_particles, is_scored, is_simulated, is_small_molecule
+from ancdiff.origins import compound_sources, is_particles, is_scored, is_simulated, is_small_molecule, own_files
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp
 
 # MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
@@ -306,16 +305,6 @@ def bundled_files(system: str, md: str) -> list[Path]:
     return [folder / "topology.pdb"] + [folder / f"{md}.{suffix}" for suffix in ("dcd", "json", "parquet")]
 
 
-def own_files(system: SystemSettings) -> list[Path]:
-    """Files of a system that the user hands in."""
-    if system.compounds is not None:
-        return [] if system.compounds.download else [Path(path) for path in compound_sources(system.compounds)]
-    if system.conformers is not None:
-        return [Path(system.conformers.file)] if system.conformers.file is not None else []
-    topology = () if system.topology is None else (system.topology,)
-    return [Path(path) for path in (*topology, *system.training, *system.reference)]
-
-
 def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
     """Check a run's configuration before its first job, for the Snakefile; ``files`` are where it comes from.
 
@@ -361,10 +350,10 @@ def check_systems(config: Config) -> None:
             where="forcefield.xml",
             fix="check the path (relative to the folder in which snakemake runs), or the name among OpenMM's own",
         )
-    chemical = [name for name, system in config.systems.items() if is_small_molecule(system)]
-    if chemical and config.forcefield.small_molecule is None:
+    small = [name for name, system in config.systems.items() if is_small_molecule(system)]
+    if small and config.forcefield.small_molecule is None:
         raise ConfigError(
-            f"{', '.join(chemical)}: no energy for small molecules is chosen",
+            f"{', '.join(small)}: no energy for small molecules is chosen",
             where="forcefield.small_molecule",
             fix="write  forcefield: {small_molecule: mmff94}  (or gfn2-xtb)",
         )
