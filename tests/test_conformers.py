@@ -110,7 +110,7 @@ def test_the_page_speaks_of_molecules(run: Layout) -> None:
     page = (run.root / "report.html").read_text(encoding="utf-8")
     for words in ("COV-R", "MAT-P", "Strain", "MMFF94", "Molecules never seen in training", "GeoDiff"):
         assert words in page
-    for words in ("ff14SB", "OBC2", "Map divergence", "There is no reference MD"):
+    for words in ("scored with ff14SB", "Force field ff14SB", "Map divergence", "There is no reference MD"):
         assert words not in page
 
 
