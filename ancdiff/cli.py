@@ -14,11 +14,11 @@ from typing import Any
 
 import click
 
-from ancdiff.config import Config, StageConfig, load_config
+from ancdiff.config import Config, StageConfig, load_config, parse_config
 from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, generated_sets, split_model
 from ancdiff.errors import AncdiffError, ConfigError, StageError
 from ancdiff.origins import describe
-from ancdiff.workflow import SECTIONS, check_systems, corridor_of
+from ancdiff.workflow import check_systems, corridor_of
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _FILE = click.Path(path_type=Path)
@@ -91,7 +91,7 @@ def stage_settings(stage: str, settings: str | None, config: Path | None) -> Sta
         raise ConfigError("--settings and --config are both given", where=f"ancdiff {stage}", fix="give one of them")
     if settings is None:
         whole = Config() if config is None else load_config(config)
-        return StageConfig(json.loads(whole.sections(*SECTIONS[stage])))
+        return StageConfig(json.loads(corridor_of(whole).settings(stage)))
     try:
         sections = json.loads(sys.stdin.read() if settings == "-" else settings)
     except ValueError as error:
@@ -102,7 +102,8 @@ def stage_settings(stage: str, settings: str | None, config: Path | None) -> Sta
         ) from error
     if not isinstance(sections, dict):
         raise ConfigError("settings are a JSON object of sections", where=f"ancdiff {stage} --settings")
-    return StageConfig({name: {} for name in SECTIONS[stage]} | sections)
+    read = corridor_of(parse_config(sections)).sections[stage]
+    return StageConfig({name: {} for name in read} | sections)
 
 
 def _overridden(settings: StageConfig, section: str, **changes: Any) -> StageConfig:
@@ -224,7 +225,7 @@ def score(
 
     Several small molecules in one job: give --topology, --conformers and --output once for each, in the same order.
     """
-    from ancdiff.artifacts import read_table
+    from ancdiff.artifacts import read_json, read_table
     from ancdiff.score import run, summary
 
     settings = _overridden(settings, "score", relax=relax)
@@ -246,7 +247,8 @@ def score(
             failed.append(error)
             click.echo(f"ancdiff: {files[2]} was not made: {error}", err=True)
             continue
-        click.echo(f"{files[2]}\n{summary(read_table(files[2]), settings.forcefield.temperature_kelvin)}")
+        table, scored = read_table(files[2]), read_json(files[2].with_suffix(".json"))["scored"]
+        click.echo(f"{files[2]}\n{summary(table, scored, settings.forcefield.temperature_kelvin)}")
     if failed:
         raise StageError(
             f"{len(failed)} of {len(output)} molecules could not be scored; the others were",

@@ -1,5 +1,6 @@
 """Sampling: conformers of one molecule from a model, by reverse diffusion."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,9 @@ class ReversePath:
 def noise_levels(
     settings: SampleSettings, diffusion: DiffusionSettings, *, sigma_data_nm: float
 ) -> Float[Tensor, " levels"]:
-    """Descending noise of a sampler: EDM's levels, or those of times evenly spaced (process: vp)."""
+    """Descending noise of a sampler: EDM's levels, or those of times bent alike (process: vp)."""
     if diffusion.process == "vp":
-        return vp_sigma_nm(settings.steps, diffusion, sigma_data_nm=sigma_data_nm)
+        return vp_sigma_nm(settings.steps, diffusion, sigma_data_nm=sigma_data_nm, rho=settings.rho)
     return karras_sigma(
         settings.steps,
         sigma_min_nm=diffusion.sigma_min * sigma_data_nm,
@@ -133,12 +134,8 @@ def draw_conformers(
     """
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
     drawn = []
-    with torch.inference_mode(), tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
-        for first in range(0, settings.conformers, settings.batch_size):
-            n = min(settings.batch_size, settings.conformers - first)
-            start = start_noise(
-                (n, n_atoms, 3), sigma_max_nm=float(sigma[0]), data_spread_nm=sigma_data_nm, generator=generator
-            )
+    with torch.inference_mode():
+        for start in _starts(n_atoms, settings, float(sigma[0]), sigma_data_nm, generator, title):
             if settings.solver == "rk4":
                 batch = flow(denoise, start, sigma[:-1], trace=no_trace, order=4).positions_nm
             elif settings.solver == "heun":
@@ -150,8 +147,24 @@ def draw_conformers(
             else:
                 batch = stochastic(denoise, start, sigma, churn=settings.churn, generator=generator)
             drawn.append(batch.cpu())
-            bar.update(n)
     return _finite(torch.cat(drawn).numpy(), title)
+
+
+def _starts(
+    n_atoms: int,
+    settings: SampleSettings,
+    sigma_max_nm: float,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+    title: str,
+) -> Iterator[Float[Tensor, "batch atoms 3"]]:
+    """Where sampling starts, batch after batch, with a progress bar. Draws from ``generator``."""
+    with tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
+        for first in range(0, settings.conformers, settings.batch_size):
+            n = min(settings.batch_size, settings.conformers - first)
+            shape = (n, n_atoms, 3)
+            yield start_noise(shape, sigma_max_nm=sigma_max_nm, data_spread_nm=sigma_data_nm, generator=generator)
+            bar.update(n)
 
 
 def draw_with_log_density(
@@ -178,18 +191,12 @@ def draw_with_log_density(
     exact = settings.log_density == "exact"
     trace = exact_trace() if exact else hutchinson_trace(settings.log_density_probes, generator=probes)
     drawn, parts = [], []
-    with tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
-        for first in range(0, settings.conformers, settings.batch_size):
-            n = min(settings.batch_size, settings.conformers - first)
-            start = start_noise(
-                (n, n_atoms, 3), sigma_max_nm=float(sigma[0]), data_spread_nm=sigma_data_nm, generator=generator
-            )
-            batch, density = sample_with_log_density(
-                denoise, start, sigma, trace=trace, order=4, data_spread_nm=sigma_data_nm
-            )
-            drawn.append(batch.cpu())
-            parts.append(torch.stack([density.nats, density.standard_error]).cpu())
-            bar.update(n)
+    for start in _starts(n_atoms, settings, float(sigma[0]), sigma_data_nm, generator, title):
+        batch, density = sample_with_log_density(
+            denoise, start, sigma, trace=trace, order=4, data_spread_nm=sigma_data_nm
+        )
+        drawn.append(batch.cpu())
+        parts.append(torch.stack([density.nats, density.standard_error]).cpu())
     nats, error = torch.cat(parts, dim=1).numpy()
     _finite(nats, title)
     table = {"conformer": np.arange(len(nats)), "log_density_nats": nats, "standard_error_nats": error}

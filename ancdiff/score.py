@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ def run(
         "conformers": len(table),
         "failures": {str(k): int(v) for k, v in table["status"][table["status"] != "ok"].value_counts().items()},
     }
+    mirrored = table["conformer"][table["status"] == "broken_chirality"].to_numpy(dtype=np.int64)
+    if len(mirrored) and isinstance(scorer, Scorer):
+        record["scored"]["wrong_hand"] = scorer.wrong_hands(ensemble.positions_nm[mirrored])
     if settings.forcefield.cutoff_nm is not None and isinstance(scorer, Scorer):
         record["scored"]["cutoff_error"] = _cutoff_error(scorer, ensemble, table)
     write_json(output.with_suffix(".json"), record)
@@ -111,13 +114,15 @@ def evenly_spaced(conformers: int, wanted: int | None) -> Int[np.ndarray, " chos
     return np.arange(wanted) * conformers // wanted
 
 
-def summary(table: pd.DataFrame, temperature_kelvin: float = 300.0) -> str:
-    """A few lines about an energy table for a person to read."""
+def summary(table: pd.DataFrame, record: Mapping[str, Any], temperature_kelvin: float = 300.0) -> str:
+    """A few lines for a person to read about an energy table and the ``scored`` part of its record."""
     good = table[table["status"] == "ok"]
     seconds = float(table["wall_seconds"].sum())
     lines = [f"{len(good)} of {len(table)} conformers scored in {seconds:.1f} s"]
     for status, count in table["status"][table["status"] != "ok"].value_counts().items():
         lines.append(f"  {count} failed: {status} ({FAILURES.get(str(status), 'unknown reason')})")
+    for centre, count in record.get("wrong_hand", {}).items():
+        lines.append(f"  wrong hand: {centre}, in {count} conformers")
     if len(good):
         lines.append(f"{'kJ/mol':12s}{'lowest':>12s}{'median':>12s}{'highest':>12s}")
         for column in good.columns:

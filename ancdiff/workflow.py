@@ -47,8 +47,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "score": ("systems", "forcefield", "score"),
     "align": ("systems", "forcefield", "diffusion", "align"),
     "generate": ("diffusion", "generate"),
-    "evaluate": ("run", "systems", "forcefield", "align", "evaluate", "diffusion", "generate"),
-    "report": ("run", "systems", "align", "report", "generate"),
+    "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
+    "report": ("run", "systems", "align", "report"),
 }
 
 
@@ -58,6 +58,7 @@ class Corridor:
     Methods that take ``wildcards`` are Snakemake input and parameter functions.
     """
 
+    sections = SECTIONS
     aligned_pattern = ALIGNED_PATTERN
     replicate_pattern = REPLICATE_PATTERN
 
@@ -79,7 +80,7 @@ class Corridor:
 
     def settings(self, stage: str) -> str:
         """The sections that a stage reads, as canonical JSON."""
-        return self.config.sections(*SECTIONS[stage])
+        return self.config.sections(*self.sections[stage])
 
     def code(self, stage: str) -> str:
         """Stamp of the code that a stage runs; a change of it reruns the stage."""
@@ -213,17 +214,11 @@ class Corridor:
 
     def sampled_densities(self) -> list[str]:
         """Log-densities of the samples of one model and system, as a pattern, where they are asked for."""
-        return (
-            []
-            if self.config.sample.log_density == "none"
-            else [f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"]
-        )
+        pattern = f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"
+        return [] if self.config.sample.log_density == "none" else [pattern]
 
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
-        """Every ensemble of every system, its energies, and its log-densities where they are asked for.
-
-        And the models, where there are particles to turn and swap.
-        """
+        """Every ensemble of every system, its energies and log-densities; the models, where there are particles."""
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
         sampled = [pair for pair in pairs if pair[0] not in MD_ENSEMBLES and self.config.sample.log_density != "none"]
         particles = any(is_particles(system) for system in self.config.systems.values())
@@ -250,6 +245,11 @@ class Corridor:
 
 class CompoundCorridor(Corridor):
     """The way of a set of compounds: dataset, pretrain, generate, evaluate, report."""
+
+    sections = SECTIONS | {  # no energies and no rounds, but generated sets
+        "evaluate": ("run", "systems", "diffusion", "generate", "evaluate"),
+        "report": ("run", "systems", "generate", "report"),
+    }
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

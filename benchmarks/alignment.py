@@ -7,16 +7,15 @@
 Prints a table; draws from fixed seeds.
 """
 
-import argparse
 import os
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is loaded
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import options_of, seconds_of
 
 from ancdiff.artifacts import read_ensemble
 from ancdiff.config import Config, load_config
@@ -31,17 +30,6 @@ from ancdiff.workflow import BUNDLED_MD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPREAD_NM = 0.2
-
-
-def seconds_of(work: Callable[[], object], *, at_least: float) -> float:
-    """Seconds of one call: the best of as many as fit the time, at least two, after one to warm up."""
-    work()
-    best, started, done = float("inf"), time.perf_counter(), 0
-    while done < 2 or time.perf_counter() - started < at_least:
-        start = time.perf_counter()
-        work()
-        best, done = min(best, time.perf_counter() - start), done + 1
-    return best
 
 
 def alignment_steps(config: Config, ensemble: Ensemble, at_least: float) -> None:
@@ -107,14 +95,9 @@ def log_densities(config: Config, ensembles: dict[str, Ensemble], at_least: floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Cost of an alignment step, and of a log-density.")
-    parser.add_argument("--seconds", type=float, default=2.0, help="time for each measurement (default: 2)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = options_of("Cost of an alignment step, and of a log-density.", seconds=2.0)
     config = load_config(REPOSITORY / "config.yaml")
     ensembles = {n: read_ensemble(BUNDLED_MD / n / "training.dcd", name=n) for n in ("ala", "leu", "tetra")}
-    print(f"{options.threads} threads, torch {torch.__version__}, sizes of config.yaml")
     alignment_steps(config, ensembles["ala"], options.seconds)
     log_densities(config, ensembles, options.seconds)
 

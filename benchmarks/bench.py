@@ -8,7 +8,6 @@
 Prints a table; draws from fixed seeds. Some six minutes on two cores.
 """
 
-import argparse
 import os
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is loaded
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import torch
 from scoring import table
+from timing import options_of
 
 from ancdiff.artifacts import read_ensemble
 from ancdiff.config import Config, load_config
@@ -142,15 +142,10 @@ def overhead() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speeds beside baselines measured in the same run.")
-    parser.add_argument("--seconds", type=float, default=6.0, help="time for each measurement (default: 6)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = options_of("Speeds beside baselines measured in the same run.", seconds=6.0)
     config = load_config(REPOSITORY / "config.yaml")
     files = {name: BUNDLED_MD / name / "training.dcd" for name in config.systems}
     ensembles = {name: read_ensemble(path, name=name) for name, path in files.items()}
-    print(f"{options.threads} threads, torch {torch.__version__}, sizes of config.yaml")
     print(f"{'what':34s} {'here':>10s} {'unit':14s} {'baseline':>10s}  {'the baseline is':48s} {'better':>8s}")
     training(config, ensembles, options.seconds)
     sampling(config, ensembles, options.seconds)

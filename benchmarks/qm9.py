@@ -13,11 +13,10 @@ import argparse
 import multiprocessing
 import os
 import resource
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from timing import seconds_of
 
 from ancdiff.compound_denoising import CompoundData, SizeBlock, batch_parts
 from ancdiff.config import DenoiserSettings, DiffusionSettings, PretrainSettings
@@ -48,20 +47,6 @@ def molecules(n: int, atoms: int) -> CompoundData:
     return CompoundData((SizeBlock(positions, types),))
 
 
-def seconds_of(work: Callable[[], object], seconds: float) -> float:
-    """Fastest of as many calls as fit in ``seconds``, at least two, after one to warm up."""
-    times = []
-    work()
-    started = time.perf_counter()
-    while len(times) < 2 or time.perf_counter() - started < seconds:
-        start = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def training(settings: DenoiserSettings, *, batch: int, atoms: int, seconds: float) -> float:
     """Molecules per second."""
     denoiser, data = denoiser_of(settings), molecules(batch, atoms)
@@ -77,7 +62,7 @@ def training(settings: DenoiserSettings, *, batch: int, atoms: int, seconds: flo
             gradients(denoiser, parameters, parts, pool)
             optimizer.step()
 
-        return batch / seconds_of(step, seconds)
+        return batch / seconds_of(step, at_least=seconds)
 
 
 def generation(settings: DenoiserSettings, seconds: float) -> float:
@@ -86,7 +71,7 @@ def generation(settings: DenoiserSettings, seconds: float) -> float:
     torch.set_num_threads(os.cpu_count() or 1)
     states, sigma = denoiser.state(block.positions_nm, block.types), torch.full((64,), 0.1, device=choose_device())
     with torch.inference_mode():
-        one = seconds_of(lambda: denoiser(states, sigma), seconds)
+        one = seconds_of(lambda: denoiser(states, sigma), at_least=seconds)
     torch.set_num_threads(1)
     return 64 / (EVALUATIONS * one)
 

@@ -3,9 +3,10 @@
     energy     one energy of an all-atom conformer
     full path  hydrogens placed and relaxed about fixed heavy atoms, energies by parts, checks (the default settings)
     plain way  for each conformer PDBFixer, a new System (implicit/obc2.xml: CustomGBForce) and a new Context
+    job        `ancdiff score` of one conformer of the smallest molecule, and of that molecule five times in one job
 
 The molecules are extended chains built here. Times are CPU seconds of the process on one thread, so that what else
-runs on the machine hardly counts; where a conformer takes long it is measured once. About three minutes.
+runs on the machine hardly counts; where a conformer takes long it is measured once. Under a minute of CPU.
 """
 
 import argparse
@@ -17,12 +18,17 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pstats
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ancdiff.artifacts import write_ensemble
 from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.forcefield.build import build_peptide
 from ancdiff.forcefield.completion import complete
@@ -31,7 +37,7 @@ from ancdiff.forcefield.prepare import missing_atoms
 from ancdiff.forcefield.surrogate import Surrogate
 from ancdiff.forcefield.template import make_template
 from ancdiff.forcefield.topology import select_atoms
-from ancdiff.molecules import Molecule, natural_stereocentres
+from ancdiff.molecules import Ensemble, Molecule, natural_stereocentres
 
 FORCEFIELD, SCORE = ForcefieldSettings(), ScoreSettings()
 # Residues of the chains, and whether the plain way is measured too.
@@ -145,6 +151,7 @@ def plain_way(molecule: Molecule, positions_nm: np.ndarray) -> None:
 def table(*, at_least: float = 2.0, plainly: bool = True) -> None:
     """Print the table, its scaling exponents and the memory."""
     print("scoring, ff14SB + OBC2, one thread, CPU seconds")
+    _job_overhead()
     heads = ("atoms", "platform", "energies/s", "conformers/s", "set-up s", "memory MB", "plain way/s", "better")
     print("".join(f"{head:>13s}" for head in heads))
     sizes, energy_seconds, path_seconds = [], [], []
@@ -182,8 +189,29 @@ def table(*, at_least: float = 2.0, plainly: bool = True) -> None:
         print(f"{name}: CPU seconds grow as atoms^{slope:.2f} from {sizes[2]} to {sizes[-1]} atoms")
 
 
-def profile(residues: int = 33, conformers: int = 4) -> None:
-    """Where the time of the full path goes."""
+def _job_overhead() -> None:
+    """Print what a job costs, and a further molecule in it."""
+    molecule, positions_nm, _ = next(systems())
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "c.dcd"
+        write_ensemble(path, Ensemble(molecule, positions_nm[None].astype(np.float32)))
+
+        def job(molecules: int) -> float:
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            command = [sys.executable, "-m", "ancdiff", "score", "--threads", "1"]
+            for k in range(molecules):
+                command += ["--topology", str(path.with_name("topology.pdb")), "--conformers", str(path)]
+                command += ["--output", str(path.with_name(f"{k}.parquet"))]
+            subprocess.run(command, check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+        one, five = job(1), job(5)
+    print(f"a job: {one:.1f} s, a further molecule in it {(five - one) / 4:.2f} s")
+
+
+def profile(residues: int, conformers: int = 4) -> None:
+    """Where the time of the full path goes; calls of `energy_and_forces` are those of the stand-in."""
     molecule, positions_nm = chain(residues)
     positions_nm = rested(molecule, positions_nm)
     rng = np.random.default_rng(1)
@@ -199,10 +227,12 @@ def profile(residues: int = 33, conformers: int = 4) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Scoring by size of the molecule.")
-    parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
+    parser.add_argument(
+        "--profile", type=int, nargs="?", const=34, metavar="RESIDUES", help="show where the time goes instead"
+    )
     parser.add_argument("--no-plain", action="store_true", help="leave the plain way out (it takes most of the time)")
     options = parser.parse_args()
     if options.profile:
-        profile()
+        profile(options.profile)
     else:
         table(plainly=not options.no_plain)

@@ -8,7 +8,7 @@ from ancdiff import align, dataset, evaluate, pretrain, report, sample, score, s
 from ancdiff.config import Config, StageConfig, load_config
 from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, Layout, seed_of
 from ancdiff.origins import is_scored
-from ancdiff.workflow import SECTIONS, Corridor, check_systems
+from ancdiff.workflow import Corridor, check_systems
 
 
 def run_everything(path: Path, results: Path) -> Config:
@@ -18,7 +18,7 @@ def run_everything(path: Path, results: Path) -> Config:
     corridor, layout = Corridor(config), Layout(results)
 
     def stage(name: str) -> StageConfig:
-        return StageConfig(config.model_dump(mode="json", include=set(SECTIONS[name])))
+        return StageConfig(json.loads(corridor.settings(name)))
 
     for system in config.systems:
         for md in MD_ENSEMBLES:

@@ -155,8 +155,9 @@ def test_score_by_hand_overrides_settings_and_prints_a_summary(monkeypatch, caps
         handed.update(options, settings=settings, threads_seen=os.environ["OMP_NUM_THREADS"])
 
     monkeypatch.setattr(score, "run", run)
-    monkeypatch.setattr(score, "summary", lambda table, kelvin: f"summary of {table} at {kelvin} K")
+    monkeypatch.setattr(score, "summary", lambda table, record, kelvin: f"summary of {table}, {record} at {kelvin} K")
     monkeypatch.setattr(artifacts, "read_table", lambda path: path.name)
+    monkeypatch.setattr(artifacts, "read_json", lambda path: {"scored": path.name})
     for variable in cli._THREAD_VARIABLES:
         monkeypatch.setenv(variable, "1")
     files = ["--topology", "x.pdb", "--conformers", "y.xtc", "--output", str(tmp_path / "energies.parquet")]
@@ -166,7 +167,7 @@ def test_score_by_hand_overrides_settings_and_prints_a_summary(monkeypatch, caps
     assert handed["settings"].forcefield.solvent == Config().forcefield.solvent
     assert (handed["topology"], handed["conformers"]) == (Path("x.pdb"), Path("y.xtc"))
     assert (handed["threads"], handed["threads_seen"], handed["max_conformers"]) == (3, "3", None)
-    assert "summary of energies.parquet at 300.0 K" in capsys.readouterr().out
+    assert "summary of energies.parquet, energies.json at 300.0 K" in capsys.readouterr().out
 
 
 def test_several_molecules_in_one_job_do_not_stop_each_other(monkeypatch, capsys, tmp_path: Path) -> None:
@@ -180,8 +181,9 @@ def test_several_molecules_in_one_job_do_not_stop_each_other(monkeypatch, capsys
         made.append(output.name)
 
     monkeypatch.setattr(score, "run", run)
-    monkeypatch.setattr(score, "summary", lambda table, kelvin: "fine")
+    monkeypatch.setattr(score, "summary", lambda table, record, kelvin: "fine")
     monkeypatch.setattr(artifacts, "read_table", lambda path: None)
+    monkeypatch.setattr(artifacts, "read_json", lambda path: {"scored": None})
     for variable in cli._THREAD_VARIABLES:
         monkeypatch.setenv(variable, "1")
     files = [

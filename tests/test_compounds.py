@@ -344,7 +344,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layout = Layout(folder / "results")
 
     def settings(stage: str, **changes: object) -> StageConfig:
-        sections = json.loads(config.sections(*workflow.SECTIONS[stage]))
+        sections = json.loads(workflow.corridor_of(config).settings(stage))
         for section, keys in changes.items():
             sections[section] |= keys
         return StageConfig(sections)

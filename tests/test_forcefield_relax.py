@@ -189,6 +189,29 @@ def test_other_modes_reach_the_energy_of_a_plain_minimisation(serine: Peptide, r
             assert row["energy_kj_mol"] <= expected + 0.01 * abs(expected)
 
 
+@pytest.mark.parametrize("relax", ["hydrogens", "full"])
+@pytest.mark.parametrize("platform", ["Reference", "CPU"])
+def test_minimised_energies_are_those_of_a_plain_script_or_lower(serine: Peptide, relax: str, platform: str) -> None:
+    """From the same atoms, with as many iterations to the same force, by the XML's CustomGBForce."""
+    settings = ForcefieldSettings(platform=platform)  # type: ignore[arg-type]
+    scorer = scorer_of(serine, forcefield=settings, relax=relax)
+    conformers = shaken(serine, 2)
+    system = plain_forcefield("amber14/protein.ff14SB.xml", "implicit/obc2.xml").createSystem(scorer.template.topology)
+    if relax == "hydrogens":
+        for atom in scorer.template.input_atoms:
+            system.setParticleMass(int(atom), 0.0)  # OpenMM's minimiser leaves it where it is
+    plain = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    for row, start_nm in zip(rows_of(scorer, conformers), scorer.template.place(conformers), strict=True):
+        plain.setPositions(start_nm)
+        assert row["energy_placed_kj_mol"] == pytest.approx(
+            plain.getState(energy=True).getPotentialEnergy()._value, rel=1e-5
+        )
+        openmm.LocalEnergyMinimizer.minimize(plain, ScoreSettings().tolerance_kj_mol_nm, 500)
+        expected = plain.getState(energy=True).getPotentialEnergy()._value
+        assert row["status"] == "ok"
+        assert row["energy_kj_mol"] <= expected + 0.01 * abs(expected)
+
+
 def test_a_stiffer_restraint_moves_less_and_its_energy_is_not_reported(serine: Peptide) -> None:
     conformers = shaken(serine, 1)
     moved = []

@@ -7,10 +7,11 @@ import openmm
 import pytest
 from openmm import app, unit
 
-from ancdiff.config import ForcefieldSettings
+from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.errors import ConfigError, InputError
 from ancdiff.forcefield import platforms
 from ancdiff.forcefield.build import Peptide, build_peptide
+from ancdiff.forcefield.energies import Scorer
 from ancdiff.forcefield.system import GROUPS, create_system, with_merged_caps
 from ancdiff.forcefield.topology import molecule_of_topology, select_atoms, topology_of_molecule
 
@@ -218,6 +219,29 @@ def test_auto_takes_the_platform_by_size_and_never_opencl(monkeypatch: pytest.Mo
     monkeypatch.setattr(platforms, "cuda_works", lambda: True)
     assert platforms.auto_platform(22, custom_solvent=False) == "Reference"
     assert platforms.auto_platform(500, custom_solvent=False) == "CUDA"
+
+
+def test_every_context_names_its_platform_so_that_a_broken_opencl_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenMM takes OPENMM_DEFAULT_PLATFORM where none is named, and OpenCL where that is not set either."""
+    monkeypatch.setenv("OPENMM_DEFAULT_PLATFORM", "Broken")
+    system = openmm.System()
+    system.addParticle(1.0)
+    with pytest.raises(openmm.OpenMMException, match="Broken"):
+        openmm.Context(system, openmm.VerletIntegrator(0.001))
+    built = build_peptide("one", "ACE-LYS-HIS-NME", ForcefieldSettings())  # hydrogens added, minimised
+    settings = ForcefieldSettings(histidine="hydrogen_bonds", cutoff_nm=1.5)
+    given = np.array([i for i in built.heavy if built.molecule.atom_names[i] != "NZ"])  # PDBFixer puts it back
+    molecule, positions_nm = select_atoms(built.molecule, given), built.positions_nm[given]
+    for relax in ("hydrogens", "restrained", "full"):
+        for platform in ("Reference", "CPU"):  # CPU: with the stand-in
+            chosen = settings.model_copy(update={"platform": platform})
+            scorer = Scorer(molecule, positions_nm, chosen, ScoreSettings(relax=relax))  # type: ignore[arg-type]
+            (row,) = scorer.rows(np.array([0]), positions_nm[None])
+            assert row["status"] == "ok"
+    assert np.isfinite(scorer.cutoff_errors_kj_mol(positions_nm[None])).all()
+    assert isinstance(platforms.cuda_works(), bool)
 
 
 def test_a_platform_by_name_is_that_one_or_an_error(peptide: Peptide) -> None:

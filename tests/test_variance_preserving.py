@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ancdiff.config import DiffusionSettings, SampleSettings, parse_config
 from ancdiff.diffusion.energy import denoising_loss
-from ancdiff.diffusion.noise import centre, centred_noise
-from ancdiff.diffusion.samplers import heun
+from ancdiff.diffusion.noise import centre, centred_noise, start_noise
+from ancdiff.diffusion.samplers import dpmpp_2m, heun
 from ancdiff.diffusion.variance_preserving import (
     alpha,
     dsm_loss,
@@ -130,18 +130,36 @@ def test_levels_of_both_processes_fall_to_zero() -> None:
         assert len(levels) == 10
         assert levels[-1] == 0
         assert (levels.diff() < 0).all()
-    start = vp_sigma_nm(9, VP, sigma_data_nm=SIGMA_DATA_NM)[0]
+    start = vp_sigma_nm(9, VP, sigma_data_nm=SIGMA_DATA_NM, rho=7.0)[0]
     assert float(start) == pytest.approx(SIGMA_DATA_NM * math.sqrt(math.exp(10.05) - 1))
 
 
 def test_the_probability_flow_is_one_curve() -> None:
     """Heun over times and over EDM's levels end at the same conformer where both are fine enough."""
     start = centred_noise((3, 5, 3), generator=generator(7), dtype=torch.float64)
-    levels = vp_sigma_nm(400, VP, sigma_data_nm=SIGMA_DATA_NM)
+    levels = vp_sigma_nm(400, VP, sigma_data_nm=SIGMA_DATA_NM, rho=1.0)
     ended = heun(CLOUD.denoise, float(levels[0]) * start, levels)
     # the exact end of the flow from σ to 0: x s/√(s² + σ²)
     expected = float(levels[0]) * start * CLOUD.spread_nm / math.sqrt(CLOUD.spread_nm**2 + float(levels[0]) ** 2)
     torch.testing.assert_close(ended, expected, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rho", [3.0, 7.0])
+def test_bent_times_keep_a_width_that_even_times_miss(rho: float) -> None:
+    """Fifty steps of the multistep solver, coordinates as narrow as a third of the unit: variance within 2 %."""
+    unit_nm = 3 * CLOUD.spread_nm
+
+    def variance(bend: float) -> float:
+        levels = vp_sigma_nm(50, VP, sigma_data_nm=unit_nm, rho=bend)
+        start = start_noise(
+            (1000, 5, 3), sigma_max_nm=float(levels[0]), data_spread_nm=CLOUD.spread_nm, generator=generator(9)
+        ).double()
+        drawn = dpmpp_2m(CLOUD.denoise, start, levels)
+        # Deterministic and linear: each sample is the start times a factor, so that nothing is left to chance.
+        return float((drawn.square().sum() / start.square().sum()) * (1 + (float(levels[0]) / CLOUD.spread_nm) ** 2))
+
+    assert variance(rho) == pytest.approx(1.0, abs=0.02)
+    assert variance(1.0) > 1.05
 
 
 @pytest.mark.parametrize(

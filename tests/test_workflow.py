@@ -581,6 +581,25 @@ def test_a_systems_change_does_not_simulate_the_others_again() -> None:
     assert one.settings("dataset") != two.settings("dataset")
 
 
+COMPOUNDS = {"small": {"compounds": {"source": "a.tar.bz2"}}}
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "report"])
+def test_stages_read_the_sections_of_their_kind_of_run_and_no_others(stage: str) -> None:
+    """A change of generation does not evaluate peptides again; one of alignment does not evaluate compounds again."""
+
+    def read(systems: dict, **changes: dict) -> str:
+        return workflow.corridor_of(Config.model_validate({"systems": systems} | changes)).settings(stage)
+
+    peptides = {"ala": {"sequence": "ACE-ALA-NME"}}
+    of_compounds = {"generate": {"evaluations": 11}, "diffusion": {"sigma_max": 77.0}}
+    of_peptides = {"align": {"rounds": 7}, "forcefield": {"temperature_kelvin": 333.0}}
+    assert read(peptides, **of_compounds) == read(peptides)
+    assert read(COMPOUNDS, **of_peptides) == read(COMPOUNDS)
+    assert read(peptides, **of_peptides) != read(peptides)
+    assert read(COMPOUNDS, **of_compounds) != read(COMPOUNDS)
+
+
 def test_seeds_of_samples_differ_and_stay() -> None:
     def seed(run_seed: int, model: str, system: str) -> int:
         config = Config.model_validate({"run": {"seeds": (run_seed,)}, "systems": {"ala": {"sequence": "ACE-ALA-NME"}}})

@@ -24,7 +24,7 @@ from ancdiff.corridor import PARTS, PRETRAINED, TEST_PART, Layout, generated_set
 from ancdiff.denoiser.store import choose_device, load_compound_denoiser
 from ancdiff.diffusion.likelihood_bound import smoothed_nll_bound
 from ancdiff.evaluate import molecules
-from ancdiff.evaluate.seeds import t_interval
+from ancdiff.evaluate.seeds import mean_over_seeds
 from ancdiff.provenance import made_by
 
 _DISTANCE_REPEATS = 40  # resamples of a distance of distributions, which costs a sort of all values each time
@@ -195,20 +195,8 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (evaluations, metric), part in models.groupby(["evaluations", "metric"], sort=False):
         values = part["value"].dropna().to_numpy(dtype=np.float64)
-        low, high = t_interval(values) if len(values) > 1 else (math.nan, math.nan)
-        rows.append(
-            {
-                "model": PRETRAINED,
-                "evaluations": evaluations,
-                "metric": metric,
-                "seeds": len(values),
-                "mean": float(values.mean()) if len(values) else math.nan,
-                "std": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
-                "low": low,
-                "high": high,
-                "unit": METRICS[str(metric)][0],
-            }
-        )
+        told = {"model": PRETRAINED, "evaluations": evaluations, "metric": metric}
+        rows.append(told | mean_over_seeds(values) | {"unit": METRICS[str(metric)][0]})
     return pd.DataFrame(rows)
 
 

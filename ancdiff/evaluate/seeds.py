@@ -47,22 +47,23 @@ def _rows(model: str, column: str, mine: list[Measurement]) -> list[dict[str, An
     rows = []
     for system in (*systems, MEAN_OVER_SYSTEMS):
         found = values[system].dropna().to_numpy(dtype=np.float64)
-        low, high = t_interval(found)
-        rows.append(
-            {
-                "model": model,
-                "system": system,
-                "metric": column,
-                "seeds": len(found),
-                "mean": float(found.mean()) if len(found) else np.nan,
-                "std": float(found.std(ddof=1)) if len(found) > 1 else np.nan,
-                "low": float(np.clip(low, metric.lower, metric.upper)),
-                "high": float(np.clip(high, metric.lower, metric.upper)),
-                "floor": float(floors[system].mean()),
-                "unit": metric.unit,
-            }
-        )
+        told = {"model": model, "system": system, "metric": column} | mean_over_seeds(found)
+        for end in ("low", "high"):
+            told[end] = float(np.clip(told[end], metric.lower, metric.upper))
+        rows.append(told | {"floor": float(floors[system].mean()), "unit": metric.unit})
     return rows
+
+
+def mean_over_seeds(values: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
+    """``seeds`` (how many values), their ``mean`` and ``std`` (n − 1), ``low`` and ``high`` of `t_interval`."""
+    low, high = t_interval(values)
+    return {
+        "seeds": len(values),
+        "mean": float(values.mean()) if len(values) else np.nan,
+        "std": float(values.std(ddof=1)) if len(values) > 1 else np.nan,
+        "low": low,
+        "high": high,
+    }
 
 
 def t_interval(values: Float[np.ndarray, " seeds"], *, level: float = 0.95) -> tuple[float, float]:

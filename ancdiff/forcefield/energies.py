@@ -13,7 +13,7 @@ from ancdiff.chemistry import REFUSALS
 from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.forcefield.checks import check_atoms, check_units, first_good_conformer
 from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol
-from ancdiff.forcefield.prepare import prepare_solute, usable_structure
+from ancdiff.forcefield.prepare import prepare_solute, residue_labels, usable_structure
 from ancdiff.forcefield.relax import Relaxed, Relaxer
 from ancdiff.forcefield.small_molecules import NO_ELECTRONS, longest_bonds_nm, make_small_template
 from ancdiff.forcefield.system import GROUPS, create_system
@@ -78,6 +78,15 @@ class Scorer:
                 row = self._row(batch_nm[k, self.template.kept], whole_nm[k])
                 yield {"conformer": int(number), **row, "wall_seconds": time.perf_counter() - start}
 
+    def wrong_hands(self, positions_nm: Float[np.ndarray, "conformers input 3"]) -> dict[str, int]:
+        """Stereocentres of the wrong hand in conformers as they came, and in how many of these: CA of ALA 2."""
+        molecule, centres = self.molecule, self.molecule.stereocentres
+        wrong = signed_volumes(positions_nm[:, self.template.kept], centres) <= 0
+        labels = residue_labels(molecule, molecule.residue_of_atom[centres[:, 0]].tolist())
+        atoms = (molecule.atom_names[int(atom)] for atom in centres[:, 0])
+        found = zip(atoms, labels, wrong.sum(axis=0), strict=True)
+        return {f"{atom} of {label}": int(number) for atom, label, number in found if number}
+
     def cutoff_errors_kj_mol(
         self, positions_nm: Float[np.ndarray, "conformers input 3"]
     ) -> Float[np.ndarray, " conformers"]:
@@ -111,12 +120,11 @@ class Scorer:
         import openmm
 
         try:
-            placed = self.relaxer.energy_kj_mol(whole_nm)
             relaxed = self.relaxer.relax(whole_nm)
             parts = self.relaxer.parts_kj_mol(relaxed.positions_nm)
         except openmm.OpenMMException as error:  # 'Particle coordinate is NaN' and its kin
             return {"status": "no_electrons" if NO_ELECTRONS in str(error) else "nan_energy"}
-        total = sum(parts.values())
+        total, placed = sum(parts.values()), relaxed.placed_kj_mol
         if not (np.isfinite(total) and np.isfinite(placed)):
             return {"status": "nan_energy"}
         moved_nm = relaxed.positions_nm[self.template.input_atoms] - input_nm

@@ -212,9 +212,8 @@ def local_frames(
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     # Coincident or collinear atoms give a zero axis, so that their hydrogens fall on the parent: a clash, not a NaN.
-    with np.errstate(invalid="ignore"):  # a conformer with infinite coordinates is found out later
-        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        return vectors / np.where(length > 0, length, 1.0)
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1.0)
 
 
 def _polar_rotors(molecule: Molecule, neighbours: Sequence[Sequence[int]], is_hydrogen: np.ndarray) -> Iterator[Rotor]:

@@ -13,7 +13,8 @@ _MAX_BACKTRACKS = 12
 # Energies are no better than this relative accuracy; a step that rises by less is not a failure.
 _NOISE = 1e-8
 
-Function = Callable[[np.ndarray], tuple[float, np.ndarray]]
+ValueAndGradient = tuple[float, np.ndarray]
+Function = Callable[[np.ndarray], ValueAndGradient]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,11 @@ def minimise_lbfgs(
     tolerance: float,
     max_iterations: int,
     max_step: float,
+    known: ValueAndGradient | None = None,
 ) -> Minimum:
     """Minimise a smooth function; ``function`` gives value and gradient, ``precondition`` applies the inverse metric.
 
+    ``known`` are value and gradient at the start where the caller has them: an evaluation less.
     Ends where the RMS of the gradient's components is ≤ ``tolerance``; a component moves ``max_step`` a step at most.
 
     The metric is taken as it is, not rescaled by the last step: it is meant to be good, and then that costs iterations.
@@ -46,8 +49,8 @@ def minimise_lbfgs(
         Nocedal and Wright, Numerical Optimization (2006), algorithms 7.4 and 7.5, with backtracking (3.1).
     """
     x = start
-    value, gradient = function(x)
-    evaluations = 1
+    value, gradient = function(x) if known is None else known
+    evaluations = int(known is None)
     memory: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=_MEMORY)
     for _ in range(max_iterations):
         if not np.isfinite(value) or _rms(gradient) <= tolerance:

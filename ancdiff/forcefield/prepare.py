@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ancdiff.errors import InputError
-from ancdiff.forcefield.residues import CAPS, RESIDUES, SOLVENT, standard_atom, standard_residue
+from ancdiff.forcefield.residues import CAPS, D_RESIDUES, RESIDUES, SOLVENT, standard_atom, standard_residue
 from ancdiff.forcefield.topology import select_atoms
 from ancdiff.molecules import Molecule, natural_stereocentres
 
@@ -123,7 +123,8 @@ def check_residues(molecule: Molecule, *, own_residues: bool = False) -> None:
             if own_residues:
                 continue
             raise InputError(
-                f"'{name}' is not a residue that the force field knows",
+                f"'{name}' is not a residue that the force field knows"
+                + (": it is a D amino acid, and only L is scored" if name in D_RESIDUES else ""),
                 where=at,
                 fix=f"use the standard L amino acids and caps ({' '.join(RESIDUES)}), or your own forcefield.xml; of "
                 "another molecule hand in an SDF file as topology and set forcefield.small_molecule",

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ancdiff.config import ForcefieldSettings, ScoreSettings
-from ancdiff.forcefield.lbfgs import Function, Minimum, minimise_lbfgs
+from ancdiff.forcefield.lbfgs import Function, Minimum, ValueAndGradient, minimise_lbfgs
 from ancdiff.forcefield.metric import HydrogenMetric
 from ancdiff.forcefield.platforms import choose_platform, platform_properties
 from ancdiff.forcefield.rotors import promising_turns, turned
@@ -37,12 +37,14 @@ ENERGY_GROUPS = set(GROUPS.values())
 class Relaxed:
     """A relaxed conformer: positions, energy without a restraint's, and the RMS force on the atoms that move.
 
-    ``hydrogens_kj_mol`` is the energy once the hydrogens were relaxed, ``steps`` the full energies that it took.
+    ``placed_kj_mol`` is the energy before, ``hydrogens_kj_mol`` that once the hydrogens were relaxed, ``steps`` counts
+    the full energies that it took.
     """
 
     positions_nm: Float[np.ndarray, "atoms 3"]
     energy_kj_mol: float
     rms_force_kj_mol_nm: float
+    placed_kj_mol: float
     hydrogens_kj_mol: float = float("nan")
     steps: int = 0
 
@@ -110,7 +112,7 @@ class Relaxer:
         The nearest minimum, or a lower one where rotatable polar hydrogens are turned.
         """
         if self.mode == "none":
-            return Relaxed(positions_nm, self.energy_kj_mol(positions_nm), 0.0)
+            return self._as_placed(positions_nm)
         self._steps = 0
         if self._restraint is not None:
             self._hold_at(positions_nm)
@@ -124,15 +126,19 @@ class Relaxer:
     def _relax_placed(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Relaxed:
         """The input's heavy atoms fixed."""
         if len(self.moving) == 0:
-            return Relaxed(positions_nm, self.energy_kj_mol(positions_nm), 0.0)
+            return self._as_placed(positions_nm)
         precondition = self._metric_at(positions_nm)  # the heavy atoms stay, and so does the metric
         best = self._minimise_moving(positions_nm, precondition)
         starts = self._score.polar_hydrogen_starts
         for turns in promising_turns(self._rotors, self._scan_forces, best.positions_nm, starts=starts):
             tried = self._minimise_moving(turned(best.positions_nm, turns), precondition)
             if tried.energy_kj_mol < best.energy_kj_mol:
-                best = tried
+                best = replace(tried, placed_kj_mol=best.placed_kj_mol)
         return best
+
+    def _as_placed(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Relaxed:
+        energy = self.energy_kj_mol(positions_nm)
+        return Relaxed(positions_nm, energy, 0.0, energy)
 
     def _scan_forces(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> Float[np.ndarray, "atoms 3"]:
         """Forces by which other minima are looked for; what is found is judged by the full energy."""
@@ -173,7 +179,9 @@ class Relaxer:
                 return np.inf, np.zeros_like(x_nm)
             return float(state.getPotentialEnergy()._value), -state_forces(state)[moving].ravel()
 
-        def minimised(function: Function, x_nm: np.ndarray, tolerance: float, iterations: int) -> Minimum:
+        def minimised(
+            function: Function, x_nm: np.ndarray, known: ValueAndGradient, tolerance: float, iterations: int
+        ) -> Minimum:
             return minimise_lbfgs(
                 function,
                 x_nm,
@@ -181,44 +189,58 @@ class Relaxer:
                 tolerance=tolerance,
                 max_iterations=min(iterations, score.max_iterations),
                 max_step=_MAX_STEP_NM,
+                known=known,
             )
 
         start = positions_nm[moving].ravel()
+        known = full(start)
+        placed = known[0]  # a restraint's energy is zero here
         if self.surrogate is not None:
-            start = self._corrected(full, minimised, start, whole_nm)
-        found = minimised(full, start, score.tolerance_kj_mol_nm, score.max_iterations)
+            start, known = self._corrected(full, minimised, start, known, whole_nm)
+        found = minimised(full, start, known, score.tolerance_kj_mol_nm, score.max_iterations)
         whole_nm[moving] = found.x.reshape(-1, 3)
         restrained = self._small and self._restraint is not None
         energy = self.energy_kj_mol(whole_nm) if restrained else found.value
-        return Relaxed(whole_nm, energy, found.rms_gradient)
+        return Relaxed(whole_nm, energy, found.rms_gradient, placed)
 
     def _corrected(
-        self, full: Function, minimised: Callable[..., Minimum], x_nm: np.ndarray, whole_nm: np.ndarray
-    ) -> np.ndarray:
-        """Follow the surrogate with corrections for as long as each lowers the full energy and its force."""
+        self,
+        full: Function,
+        minimised: Callable[..., Minimum],
+        x_nm: np.ndarray,
+        known: ValueAndGradient,
+        whole_nm: np.ndarray,
+    ) -> tuple[np.ndarray, ValueAndGradient]:
+        """Follow the surrogate with corrections for as long as each lowers the full energy and its force.
+
+        ``known`` are the full energy and its gradient at the start; those at the end come back with it.
+        """
         surrogate = self.surrogate
         assert surrogate is not None
 
-        def cheap(y_nm: np.ndarray) -> tuple[float, np.ndarray]:
+        def cheap(y_nm: np.ndarray) -> ValueAndGradient:
             whole_nm[self.moving] = y_nm.reshape(-1, 3)
             energy, forces = surrogate.energy_and_forces(whole_nm)
             return energy, -forces[self.moving].ravel()
 
         wanted = self._score.tolerance_kj_mol_nm
-        value, gradient = full(x_nm)
+        value, gradient = known
         for _ in range(_CORRECTIONS):
             rms = _rms(gradient)
             if not np.isfinite(value) or rms <= wanted:
                 break
-            corrected = _with_slope(cheap, gradient - cheap(x_nm)[1], x_nm)
-            tried = minimised(corrected, x_nm, max(0.2 * wanted, 0.05 * rms), _CHEAP_STEPS).x
+            cheap_value, cheap_gradient = cheap(x_nm)
+            slope = gradient - cheap_gradient
+            corrected = _with_slope(cheap, slope, x_nm)
+            there = (cheap_value, gradient)  # what it is at its anchor
+            tried = minimised(corrected, x_nm, there, max(0.2 * wanted, 0.05 * rms), _CHEAP_STEPS).x
             new_value, new_gradient = full(tried)
             if not new_value < value:
                 break
             x_nm, value, gradient = tried, new_value, new_gradient
             if _rms(gradient) > _WORTH_IT * rms:
                 break
-        return x_nm
+        return x_nm, (value, gradient)
 
     def _hold_at(self, positions_nm: Float[np.ndarray, "atoms 3"]) -> None:
         """Move the springs of the restraint, where there is one, to these positions."""

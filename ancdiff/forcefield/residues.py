@@ -47,6 +47,12 @@ RESIDUES: dict[str, Residue] = {
 
 CAPS = ("ACE", "NME", "NH2")
 
+# Names that the Protein Data Bank gives to the D amino acids.
+D_RESIDUES = (
+    *("DAL", "DAR", "DSG", "DAS", "DCY", "DGN", "DGL", "DHI", "DIL", "DLE"),
+    *("DLY", "MED", "DPN", "DPR", "DSN", "DTH", "DTR", "DTY", "DVA"),
+)
+
 # A name that says a protonation state or a bridge: the standard residue, and Amber's name of the state.
 STATE_NAMES: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("HID", "HSD", "HISA", "HISD"), ("HIS", "HID")),

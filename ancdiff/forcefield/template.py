@@ -57,7 +57,10 @@ class Template:
     def place(self, positions_nm: Float[np.ndarray, "conformers input 3"]) -> Float[np.ndarray, "conformers atoms 3"]:
         """All-atom positions of conformers, in float64; the input's atoms are where they were."""
         kept_nm = np.asarray(positions_nm, dtype=np.float64)[:, self.kept]
-        return kept_nm if self.all_atom else self.placer.place(self.completer.place(kept_nm))
+        if self.all_atom:
+            return kept_nm
+        with np.errstate(invalid="ignore"):  # a conformer with infinite coordinates is found out later
+            return self.placer.place(self.completer.place(kept_nm))
 
 
 def make_template(

@@ -8,13 +8,18 @@ Each is a sum over pairs, U(x) = Σ_{i<j} u(d_ij), which `ancdiff.forcefield.exa
 | dw4 | 4 | the same without a tilt: a = 0, b = −4, c = 0.9, d₀ = 4 |
 | lj13, lj55 | 13, 55 | ε [(r_m/d)¹² − 2 (r_m/d)⁶] + (k/2N) d², with ε = 2, r_m = k = 1 |
 
-The last term of the Lennard-Jones clusters is the harmonic confinement ½ k Σ_i |x_i − x̄|², written over pairs. The
-published sums run over ordered pairs with ε = 1, so that each pair counts 2: droplets. With 1 for each pair they boil.
+The last term of the Lennard-Jones clusters is the harmonic confinement ½ k Σ_i |x_i − x̄|², written over pairs.
+
+Two conventions of ε = 1 are in use for LJ13. bgflow's `LennardJonesPotential` halves the sum over ordered pairs, so
+that each pair counts 1: such clusters boil at kT = 1. The code of DEM takes the whole sum over ordered pairs, so that
+each pair counts 2, and says that this is the energy of equivariant flow matching and that a factor of ½ gives the other
+one: droplets. The latter is taken here; `parameters: {epsilon: 1.0}` gives the former.
 
 References:
-    Köhler, Klein, Noé 2020 (arXiv 2006.02425), section 5 and appendix, for forms and parameters; Klein, Krämer,
-    Noé 2023 (arXiv 2306.15030). Differs in DW4: there it lies in the plane, here in space as everything else, so that
-    its populations cannot be compared with the published ones.
+    Köhler, Klein, Noé 2020 (arXiv 2006.02425) for the forms, and for a, b, c, d₀ as in bgflow's
+    `MultiDoubleWellPotential`, which counts each pair once; Akhound-Sadegh et al. 2024 (DEM, arXiv 2402.06121) and
+    Klein, Krämer, Noé 2023 (equivariant flow matching, arXiv 2306.15030) for the ε of LJ13 and LJ55. Differs in DW4:
+    there it lies in the plane, here in space as everything else, so that its populations are not the published ones.
 """
 
 from dataclasses import dataclass
