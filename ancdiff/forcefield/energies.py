@@ -18,7 +18,7 @@ from ancdiff.forcefield.relax import Relaxed, Relaxer
 from ancdiff.forcefield.small_molecules import NO_ELECTRONS, longest_bonds_nm, make_small_template
 from ancdiff.forcefield.system import GROUPS, create_system
 from ancdiff.forcefield.template import Template, make_template
-from ancdiff.molecules import Ensemble, Molecule, has_right_hands
+from ancdiff.molecules import Ensemble, Molecule, has_right_hands, signed_volumes
 
 # Reasons for which a conformer has no energy, and so gets no Boltzmann weight.
 FAILURES: dict[str, str] = {
