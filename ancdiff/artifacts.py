@@ -1,8 +1,9 @@
 """Atomic save and load of the currency. A file is whole or it is not there.
 
-An ensemble is a pair that standard tools open: ``topology.pdb`` and a DCD trajectory beside it. DCD keeps float32
-(in Å), so positions come back to a relative 1e-7; XTC would round to 0.001 nm. Every artifact has a JSON beside it
-(same name, ``.json``) that says what made it.
+An ensemble is a pair that standard tools open: ``topology.pdb`` and a DCD trajectory beside it. The PDB file of a small
+molecule carries its bond orders (repeated CONECT records, as RDKit, Open Babel and PyMOL read them) and its charges.
+DCD keeps float32 (in Å), so positions come back to a relative 1e-7; XTC would round to 0.001 nm. Every artifact has a
+JSON beside it (same name, ``.json``) that says what made it.
 """
 
 import json
@@ -26,6 +27,8 @@ from ancdiff.units import ANGSTROM_PER_NM
 _DCD_TITLES_AT = 100  # after the 92-byte header record, the length of the title record and the number of titles
 
 _REMARK = "REMARK   1 WRITTEN BY ANCDIFF"
+_CHEMISTRY = "REMARK   1 BOND ORDERS: CONECT RECORDS AS OFTEN AS THE ORDER; FORMAL CHARGES: COLUMNS 79-80"
+_STEREOCENTRE, _CIS = "REMARK   1 STEREOCENTRE", "REMARK   1 CIS"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -115,8 +118,13 @@ def read_molecule(topology: Path, *, name: str | None = None) -> Molecule:
             fix="hand in a PDB or mmCIF file with one MODEL of the molecule, or an SDF file",
         ) from error
     molecule = molecule_of(top, name or topology.resolve().parent.name)
-    bonds = _written_bonds(topology)
-    return molecule if bonds is None else replace(molecule, bonds=bonds)
+    lines = _written_lines(topology)
+    if lines is None:
+        return molecule
+    pairs = [(int(line[6:11]) - 1, int(line[11:16]) - 1) for line in lines if line.startswith("CONECT")]
+    bonds, orders = np.unique(np.array(pairs, dtype=np.int64).reshape(-1, 2), axis=0, return_counts=True)
+    molecule = replace(molecule, bonds=bonds)
+    return _with_chemistry(molecule, orders, lines) if _CHEMISTRY in lines else molecule
 
 
 def read_structure(topology: Path) -> np.ndarray | None:
@@ -154,20 +162,32 @@ def molecule_of(top: Any, name: str) -> Molecule:
 
 
 def write_topology(path: Path, molecule: Molecule, positions_nm: np.ndarray) -> None:
-    """Write a molecule with one set of coordinates as PDB, with CONECT records for all bonds."""
+    """Write a molecule with one set of coordinates as PDB, with CONECT records for all bonds.
+
+    Of a small molecule also what coordinates alone do not tell: bond orders, charges, and which hand and which side of
+    its double bonds are its own, whatever those of the coordinates are.
+    """
+    charges = molecule.formal_charges or (0,) * molecule.n_atoms
     lines = [_REMARK]
+    if molecule.bond_orders is not None:
+        lines.append(_CHEMISTRY)
+        for remark, rows in ((_STEREOCENTRE, molecule.stereocentres), (_CIS, molecule.cis)):
+            lines += [f"{remark} {' '.join(str(atom + 1) for atom in row)}" for row in rows]
     for i, (name, element) in enumerate(zip(molecule.atom_names, molecule.elements, strict=True)):
         residue = int(molecule.residue_of_atom[i])
         x, y, z = (float(v) * ANGSTROM_PER_NM for v in positions_nm[i])
-        padded = name if len(name) >= 4 else f" {name}"
+        padded = name[:4] if len(name) >= 4 else f" {name}"
+        charge = f"{abs(charges[i])}{'+' if charges[i] > 0 else '-'}" if charges[i] else "  "
         lines.append(
             f"ATOM  {i + 1:5d} {padded:<4s} {molecule.residue_names[residue]:>3s} A{residue + 1:4d}    "
-            f"{x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {element:>2s}  "
+            f"{x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {element:>2s}{charge}"
         )
     lines.append(
         f"TER   {molecule.n_atoms + 1:5d}      {molecule.residue_names[-1]:>3s} A{len(molecule.residue_names):4d}"
     )
-    lines += [f"CONECT{a + 1:5d}{b + 1:5d}" for a, b in molecule.bonds]
+    orders = molecule.bond_orders or (1,) * len(molecule.bonds)
+    for (a, b), order in zip(molecule.bonds, orders, strict=True):
+        lines += [f"CONECT{a + 1:5d}{b + 1:5d}"] * order
     write_text(path, "\n".join([*lines, "END", ""]))
 
 
@@ -284,15 +304,30 @@ def dcd_frames(path: Path) -> int | None:
     return int.from_bytes(header[8:12], order)
 
 
-def _written_bonds(path: Path) -> np.ndarray | None:
-    """Bonds of a file that `write_topology` wrote; None for others."""
+def _written_lines(path: Path) -> list[str] | None:
+    """Lines of a file that `write_topology` wrote; None for others."""
     if path.suffix != ".pdb":
         return None
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    if lines[:1] != [_REMARK]:
-        return None
-    pairs = [(int(line[6:11]) - 1, int(line[11:16]) - 1) for line in lines if line.startswith("CONECT")]
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return lines if lines[:1] == [_REMARK] else None
+
+
+def _with_chemistry(molecule: Molecule, orders: np.ndarray, lines: list[str]) -> Molecule:
+    """The molecule with what `write_topology` wrote of its chemistry."""
+    charges = [line[78:80].strip() for line in lines if line.startswith("ATOM")]
+
+    def rows(remark: str) -> np.ndarray:
+        found = [line.removeprefix(remark).split() for line in lines if line.startswith(f"{remark} ")]
+        return np.array(found, dtype=np.int64).reshape(-1, 4) - 1
+
+    return replace(
+        molecule,
+        atom_names=tuple(f"{element}{i + 1}" for i, element in enumerate(molecule.elements)),
+        stereocentres=rows(_STEREOCENTRE),
+        cis=rows(_CIS),
+        bond_orders=tuple(int(order) for order in orders),
+        formal_charges=tuple(int(text[::-1]) if text else 0 for text in charges),
+    )
 
 
 def _existing(path: Path) -> Path:

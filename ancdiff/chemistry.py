@@ -1,9 +1,11 @@
-"""Molecules with bond orders and charges, from SDF and MOL files, and their conformers; RDKit's side of the currency.
+"""Molecules with bond orders and charges, from SMILES, SDF and MOL files, and their conformers; RDKit's side of the
+currency.
 
 All atoms are explicit: these molecules are scored with the hydrogens that come with them.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from ancdiff.units import ANGSTROM_PER_NM
 
 MOLECULE_FILES = (".sdf", ".mol")
 CONFORMER_FILES = (*MOLECULE_FILES, ".xyz")
-_RESIDUE = "UNL"  # the PDB's name of an unknown ligand
+RESIDUE = "UNL"
+"""The PDB's name of an unknown ligand."""
 # Smallest signed volume of a tetrahedral stereocentre, in nm³: bonds of 0.15 nm make 0.0026, bonds to hydrogen 0.001.
 _FLAT_NM3 = 1e-4
 
@@ -72,23 +75,96 @@ def molecule_of_graph(graph: Any, name: str, *, where: str = "") -> Molecule:
         name=name,
         atom_names=tuple(f"{element}{i + 1}" for i, element in enumerate(elements)),
         elements=elements,
-        residue_names=(_RESIDUE,),
+        residue_names=(RESIDUE,),
         residue_of_atom=np.zeros(len(elements), dtype=np.int64),
         bonds=np.array(pairs, dtype=np.int64).reshape(-1, 2),
         stereocentres=_stereocentres(graph),
+        cis=_cis(graph),
         bond_orders=tuple(int(orders[pair]) for pair in pairs),
         formal_charges=tuple(atom.GetFormalCharge() for atom in graph.GetAtoms()),
     )
 
 
-def graph_of_molecule(molecule: Molecule, positions_nm: Float[np.ndarray, "atoms 3"]) -> Any:
-    """The RDKit Mol of a molecule, with one conformer, its atoms in the same order and none implicit.
+def graph_of_smiles(smiles: str, *, where: str = "") -> Any:
+    """The RDKit Mol of a SMILES, with all its hydrogens and without conformers.
+
+    Raises:
+        InputError: it is no SMILES, is empty, has an impossible valence, or is of several molecules.
+    """
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        graph = Chem.MolFromSmiles(smiles, sanitize=False)
+    if graph is None or graph.GetNumAtoms() == 0:
+        raise InputError(
+            f"this is not a SMILES: '{smiles}'", where=where, fix="look for a missing bracket, ring number or bond"
+        )
+    whole = Chem.AddHs(_sanitised(graph, f"{where}: {smiles}" if where else smiles))
+    pieces = len(Chem.GetMolFrags(whole))
+    if pieces > 1:
+        raise InputError(
+            f"'{smiles}' is {pieces} molecules", where=where, fix="give one molecule: leave out what follows the dot"
+        )
+    return whole
+
+
+def graph_of_record(path: Path, record: int) -> Any:
+    """The RDKit Mol, with its conformer, of one record (counted from 1) of an SDF or MOL file.
+
+    Raises:
+        InputError: there is no such record, or it is damaged or chemically impossible.
+    """
+    number = 0
+    for number, graph in enumerate(_records(path), start=1):
+        if number == record:
+            if graph is None:
+                raise InputError(REFUSALS["unreadable"], where=f"{path}, record {record}", fix="write the file again")
+            return _sanitised(graph, f"{path}, record {record}")
+    raise InputError(
+        f"there is no record {record}: this file has {number}", where=str(path), fix="count its records from 1"
+    )
+
+
+def graph_of_positions(elements: Sequence[str], positions_nm: Float[np.ndarray, "atoms 3"], *, where: str = "") -> Any:
+    """The RDKit Mol of a neutral molecule that is known by its atoms alone; its bonds are told by distances.
+
+    Raises:
+        InputError: the distances make no molecule.
+
+    References:
+        Kim and Kim, Bull. Korean Chem. Soc. 36, 1769 (2015), as RDKit has it.
+    """
+    from rdkit import Chem, rdBase
+    from rdkit.Chem import rdDetermineBonds
+
+    graph = Chem.RWMol()
+    for element in elements:
+        graph.AddAtom(Chem.Atom(element))
+    graph.AddConformer(_conformer(positions_nm))
+    try:
+        with rdBase.BlockLogs():
+            rdDetermineBonds.DetermineBonds(graph, charge=0)
+    except (ValueError, RuntimeError, Chem.MolSanitizeException) as error:
+        raise InputError(
+            f"the distances of its atoms make no molecule: {error}", where=where, fix="give its SMILES instead"
+        ) from error
+    return graph.GetMol()
+
+
+def plain_smiles(graph: Any) -> str:
+    """Canonical SMILES of an RDKit Mol without hydrogens and handedness: two graphs are one where theirs are."""
+    from rdkit import Chem
+
+    return Chem.MolToSmiles(Chem.RemoveHs(graph), isomericSmiles=False)
+
+
+def graph_of_molecule(molecule: Molecule, *positions_nm: Float[np.ndarray, "atoms 3"]) -> Any:
+    """The RDKit Mol of a molecule, with a conformer for each array, its atoms in the same order and none implicit.
 
     Raises:
         InputError: the bond orders are not known, or make an impossible valence.
     """
     from rdkit import Chem
-    from rdkit.Geometry import Point3D
 
     if molecule.bond_orders is None or molecule.formal_charges is None:
         raise InputError(
@@ -105,11 +181,24 @@ def graph_of_molecule(molecule: Molecule, positions_nm: Float[np.ndarray, "atoms
     kinds = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
     for (a, b), order in zip(molecule.bonds, molecule.bond_orders, strict=True):
         graph.AddBond(int(a), int(b), kinds[order])
-    conformer = Chem.Conformer(molecule.n_atoms)
-    for i, (x, y, z) in enumerate(np.asarray(positions_nm, dtype=np.float64) * ANGSTROM_PER_NM):
-        conformer.SetAtomPosition(i, Point3D(float(x), float(y), float(z)))
-    graph.AddConformer(conformer)
+    for one in positions_nm:
+        graph.AddConformer(_conformer(one), assignId=True)
     return _sanitised(graph.GetMol(), molecule.name)
+
+
+def best_rmsd_nm(generated: Any, reference: Any, *, polar: bool = False) -> Float[np.ndarray, "generated reference"]:
+    """RMSD (nm) of heavy atoms of each pair of conformers, least over superpositions and the molecule's symmetries.
+
+    With ``polar`` hydrogens that are not bonded to carbon count as well. Both are RDKit Mols of one molecule.
+    """
+    from rdkit.Chem import rdMolAlign
+
+    a, b = (_without_hydrogens(molecule, polar=polar) for molecule in (generated, reference))
+    ids = [[c.GetId() for c in molecule.GetConformers()] for molecule in (a, b)]
+    table = np.empty((len(ids[0]), len(ids[1])))
+    for (i, first), (j, second) in itertools.product(enumerate(ids[0]), enumerate(ids[1])):
+        table[i, j] = rdMolAlign.GetBestRMS(a, b, prbId=first, refId=second) / ANGSTROM_PER_NM
+    return table
 
 
 def read_conformers(path: Path, molecule: Molecule) -> tuple[Float[np.ndarray, "conformers atoms 3"], dict[int, str]]:
@@ -190,6 +279,28 @@ def _xyz_records(path: Path, molecule: Molecule) -> Iterator[tuple[np.ndarray | 
             yield positions, ""
 
 
+def _conformer(positions_nm: Float[np.ndarray, "atoms 3"]) -> Any:
+    from rdkit import Chem
+    from rdkit.Geometry import Point3D
+
+    conformer = Chem.Conformer(len(positions_nm))
+    for i, (x, y, z) in enumerate(np.asarray(positions_nm, dtype=np.float64) * ANGSTROM_PER_NM):
+        conformer.SetAtomPosition(i, Point3D(float(x), float(y), float(z)))
+    return conformer
+
+
+def _without_hydrogens(graph: Any, *, polar: bool) -> Any:
+    from rdkit import Chem
+
+    if not polar:
+        return Chem.RemoveHs(graph)
+    kept = Chem.RWMol(graph)
+    for atom in reversed(list(graph.GetAtoms())):
+        if atom.GetSymbol() == "H" and [n.GetSymbol() for n in atom.GetNeighbors()] == ["C"]:
+            kept.RemoveAtom(atom.GetIdx())
+    return kept.GetMol()
+
+
 def _ends(bond: Any) -> tuple[int, int]:
     a, b = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
     return (a, b) if a < b else (b, a)
@@ -227,3 +338,25 @@ def _stereocentres(graph: Any) -> Int[np.ndarray, "centres 4"]:
         if abs(volume) > _FLAT_NM3:
             rows.append(row[0] if volume > 0 else row[0][[0, 2, 1, 3]])
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+
+def _cis(graph: Any) -> Int[np.ndarray, "pairs 4"]:
+    """(i, j, k, l) with i and l on one side of a double bond j=k that has two forms, as in the graph's conformer."""
+    from rdkit import Chem
+
+    graph = Chem.Mol(graph)
+    graph.GetConformer().Set3D(True)
+    Chem.AssignStereochemistryFrom3D(graph)
+    positions = graph.GetConformer().GetPositions()
+    rows = []
+    for bond in graph.GetBonds():
+        if bond.GetStereo() in (Chem.BondStereo.STEREONONE, Chem.BondStereo.STEREOANY):
+            continue
+        j, k = _ends(bond)
+        near = [{n.GetIdx() for n in graph.GetAtomWithIdx(end).GetNeighbors()} for end in (j, k)]
+        axis = positions[k] - positions[j]
+        for i, l in itertools.product(near[0] - {k}, near[1] - {j}):  # noqa: E741 (its four atoms)
+            normals = np.cross(positions[j] - positions[i], axis), np.cross(axis, positions[l] - positions[k])
+            if float(normals[0] @ normals[1]) > 0:
+                rows.append((i, j, k, l))
+    return np.array(sorted(rows), dtype=np.int64).reshape(-1, 4)

@@ -137,8 +137,24 @@ class ExactSettings(Section):
         return self
 
 
+class ConformerSettings(Section):
+    """A small molecule with all its atoms, of which `simulate` makes conformers: by SMILES, or out of a file."""
+
+    smiles: str | None = Field(default=None, description="e.g. CC(=O)OCC; hydrogens are added")
+    file: str | None = Field(default=None, description="SDF or MOL file, or an archive of xyz files (QM9)")
+    record: Count = Field(default=1, description="which one of the file, from 1; of an archive: its number (gdb_7: 7)")
+
+    @model_validator(mode="after")
+    def _one_molecule(self) -> "ConformerSettings":
+        if (self.smiles is None) == (self.file is None):
+            raise ValueError("give either 'smiles' or 'file' (with 'record')")
+        if self.file is None and self.record != 1:
+            raise ValueError("'record' goes with 'file'")
+        return self
+
+
 class SystemSettings(Section):
-    """One molecule: a sequence that `simulate` builds, own topology and trajectories, points, or an exact system."""
+    """One molecule: a sequence or a graph that `simulate` builds, own trajectories, points, or an exact system."""
 
     sequence: str | None = Field(default=None, description="residue names joined by '-', e.g. ACE-ALA-NME")
     training_basins: dict[Basin, NonNegative] = Field(
@@ -147,11 +163,12 @@ class SystemSettings(Section):
     reference_ns: Positive | None = Field(
         default=None, description="nanoseconds of each reference walker; default simulate.reference.replica_ns"
     )
-    topology: str | None = Field(default=None, description="PDB or mmCIF file of the molecule (own MD)")
+    topology: str | None = Field(default=None, description="PDB, mmCIF or SDF file of the molecule (own MD)")
     training: tuple[str, ...] = Field(default=(), description="trajectory files to learn from (own MD)")
     reference: tuple[str, ...] = Field(default=(), description="trajectory files to compare with (own MD)")
     points: PointsSettings | None = Field(default=None, description="clouds of points from a law")
     exact: ExactSettings | None = Field(default=None, description="particles with an exact energy")
+    conformers: ConformerSettings | None = Field(default=None, description="a small molecule, with conformers to make")
     compounds: CompoundSettings | None = Field(default=None, description="a set of many different molecules")
     split: Literal["train", "test"] = Field(
         default="train", description="test: never seen in training, sampled all the same"
@@ -164,11 +181,13 @@ class SystemSettings(Section):
             if given:
                 raise ValueError(f"'compounds' stands alone: a set of compounds has no {', '.join(sorted(given))}")
             return self
-        origins = [k for k in ("sequence", "topology", "points", "exact") if getattr(self, k) is not None]
+        kinds = ("sequence", "topology", "points", "exact", "conformers")
+        origins = [k for k in kinds if getattr(self, k) is not None]
         if len(origins) != 1:
             raise ValueError(
                 "give either 'sequence' (built and simulated) or 'topology' with 'training' (own MD), or 'points' "
-                f"(a law) or 'exact' (a potential): one of the four, not {', '.join(origins) or 'none'}"
+                "(a law), 'exact' (a potential) or 'conformers' (a small molecule): one of the five, not "
+                f"{', '.join(origins) or 'none'}"
             )
         if self.topology is not None and not self.training:
             raise ValueError("'topology' needs 'training': a list of trajectory files")
@@ -253,8 +272,20 @@ class TemperingSettings(Section):
         return self
 
 
+class EmbeddingSettings(Section):
+    """Conformers of small molecules: embedded (ETKDG), relaxed with the scoring energy, near copies dropped."""
+
+    embeddings: Annotated[int, Field(ge=2)] = Field(
+        default=60, description="tried for the training set, and for each of the two sets of the reference"
+    )
+    window_kj_mol: Positive = Field(default=25.0, description="highest energy above the set's lowest")
+    rmsd_nm: Positive = Field(
+        default=0.01, description="conformers nearer than this (heavy atoms, polar hydrogens) are one"
+    )
+
+
 class SimulateSettings(Section):
-    """Molecular dynamics of the systems given as sequences; parallel tempering of the exact ones."""
+    """Molecular dynamics of the systems given as sequences; parallel tempering of the exact ones; conformers."""
 
     source: Literal["bundled", "run"] = Field(
         default="bundled", description="bundled: the data of data/peptides, made by this stage; run: make them again"
@@ -270,6 +301,7 @@ class SimulateSettings(Section):
     training: TrainingMdSettings = TrainingMdSettings()
     reference: ReferenceMdSettings = ReferenceMdSettings()
     tempering: TemperingSettings = TemperingSettings()
+    conformers: EmbeddingSettings = EmbeddingSettings()
 
     @model_validator(mode="after")
     def _whole_intervals(self) -> "SimulateSettings":
@@ -414,6 +446,9 @@ class ScoreSettings(Section):
     hydrogen_entropy: Literal["none", "harmonic"] = Field(
         default="none", description="harmonic: −TS of the hydrogens is added, to aim at the heavy atoms' marginal"
     )
+    strain: bool = Field(
+        default=False, description="relax fully beside it: strain_kj_mol is then lost on the way to the nearest minimum"
+    )
     max_md_conformers: Count = Field(default=640, description="evenly spaced frames scored of each MD data set")
 
     @model_validator(mode="after")
@@ -490,7 +525,7 @@ class LineSettings(Section):
         description="model energies of the whole pool: the denoising error, or −log p of the flow, its trace exact or "
         "estimated",
     )
-    anchor_noise_levels: Count = Field(default=24, description="of anchor_energy: bound, once a round")
+    anchor_noise_levels: Count = Field(default=64, description="of anchor_energy: bound, once a round")
     anchor_flow_steps: Annotated[int, Field(ge=2)] = Field(
         default=15, description="Runge-Kutta steps of the other kinds of anchor_energy"
     )
@@ -550,6 +585,12 @@ class EvaluateSettings(Section):
     )
     shape_candidates: Count = Field(
         default=3, description="how many of the most alike ones are superposed to find the nearest"
+    )
+    coverage_threshold_nm: Positive = Field(
+        default=0.05, description="small molecules: RMSD without hydrogens within which a conformer is found"
+    )
+    coverage_conformers: Count = Field(
+        default=400, description="small molecules: conformers of each ensemble compared, evenly spaced"
     )
     seed: Seed = 7
     likelihood_compounds: Count = Field(

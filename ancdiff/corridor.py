@@ -16,7 +16,6 @@ from typing import get_args
 from ancdiff.config import (
     VARIANT,
     AlignSettings,
-    CompoundSettings,
     Config,
     GenerateSettings,
     LineSettings,
@@ -134,11 +133,6 @@ def models(config: Config) -> list[str]:
 def pretrained_models(config: Config) -> list[str]:
     """The models before any alignment, one for each seed."""
     return [model for model in models(config) if split_model(model).round_number == 0]
-
-
-def compound_sources(settings: CompoundSettings) -> tuple[str, ...]:
-    """Files that a set of compounds is read from."""
-    return (settings.source,) if settings.excluded is None else (settings.source, settings.excluded)
 
 
 def generated_sets(settings: GenerateSettings) -> dict[int, int]:

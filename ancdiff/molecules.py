@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ancdiff.errors import InputError
 
@@ -21,6 +21,9 @@ class Molecule:
     ``stereocentres`` rows are (centre, a, b, c) with a positive signed volume (a−o)·[(b−o)×(c−o)] in the natural
     (L) configuration; of a molecule from an SDF file, in the file's.
 
+    ``cis`` rows are (i, j, k, l): i and l are on one side of the double bond j=k, which cannot turn; known of molecules
+    from an SDF file or a SMILES.
+
     ``bond_orders`` (1, 2 or 3 of each row of ``bonds``) and ``formal_charges`` (of each atom, in units of e) are known
     of molecules from an SDF file; None where a standard residue's name says them.
     """
@@ -34,6 +37,7 @@ class Molecule:
     stereocentres: Int[np.ndarray, "centres 4"] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.int64))
     bond_orders: tuple[int, ...] | None = None
     formal_charges: tuple[int, ...] | None = None
+    cis: Int[np.ndarray, "pairs 4"] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.int64))
 
     @property
     def n_atoms(self) -> int:
@@ -93,6 +97,20 @@ def signed_volumes(
     """Signed volume (a−o)·[(b−o)×(c−o)] of each stereocentre, nm³; positive in the natural (L) configuration."""
     o, a, b, c = (positions_nm[:, stereocentres[:, k]] for k in range(4))
     return np.einsum("fck,fck->fc", a - o, np.cross(b - o, c - o))
+
+
+def has_right_hands(
+    molecule: Molecule, positions_nm: Float[np.ndarray, "conformers atoms 3"]
+) -> Bool[np.ndarray, " conformers"]:
+    """Whether every stereocentre has the molecule's hand and every double bond its sides.
+
+    Atoms i and l are on one side of the bond j=k where the dihedral angle i-j-k-l is below 90°.
+    """
+    p = np.asarray(positions_nm, dtype=np.float64)
+    right = (signed_volumes(p, molecule.stereocentres) > 0).all(axis=1)
+    i, j, k, l = (p[:, molecule.cis[:, column]] for column in range(4))  # noqa: E741 (its four atoms)
+    normals = np.cross(j - i, k - j), np.cross(k - j, l - k)
+    return right & (np.sum(normals[0] * normals[1], axis=-1) > 0).all(axis=1)
 
 
 @dataclass(frozen=True, eq=False)

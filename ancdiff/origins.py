@@ -1,6 +1,8 @@
 """Where a system's data come from, and what follows from that: asked of its settings by the stages and the workflow."""
 
-from ancdiff.config import SystemSettings
+from pathlib import Path
+
+from ancdiff.config import CompoundSettings, SystemSettings
 from ancdiff.exact_systems import PARTICLES
 
 
@@ -19,8 +21,15 @@ def is_scored(system: SystemSettings) -> bool:
     return system.points is None
 
 
+def is_small_molecule(system: SystemSettings) -> bool:
+    """A molecule with bond orders, all atoms: `conformers`, or own trajectories of an SDF or MOL file."""
+    return system.conformers is not None or (system.topology or "").lower().endswith((".sdf", ".mol"))
+
+
 def describe(system: SystemSettings) -> str:
     """The molecule in a few words."""
+    if system.conformers is not None:
+        return system.conformers.smiles or f"{system.conformers.file}, record {system.conformers.record}"
     if system.points is not None:
         return f"{system.points.law}, {system.points.n_points} points"
     if system.exact is not None:
@@ -28,3 +37,18 @@ def describe(system: SystemSettings) -> str:
     if system.compounds is not None:
         return f"compounds of {system.compounds.source}"
     return system.sequence or system.topology or ""
+
+
+def compound_sources(settings: CompoundSettings) -> tuple[str, ...]:
+    """Files that a set of compounds is read from."""
+    return (settings.source,) if settings.excluded is None else (settings.source, settings.excluded)
+
+
+def own_files(system: SystemSettings) -> list[Path]:
+    """Files of a system that the user hands in."""
+    if system.compounds is not None:
+        return [] if system.compounds.download else [Path(path) for path in compound_sources(system.compounds)]
+    if system.conformers is not None:
+        return [Path(system.conformers.file)] if system.conformers.file is not None else []
+    topology = () if system.topology is None else (system.topology,)
+    return [Path(path) for path in (*topology, *system.training, *system.reference)]

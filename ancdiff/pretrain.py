@@ -44,13 +44,17 @@ def run(settings: StageConfig, *, results: Path, model: str = PRETRAINED, seed: 
         raise StageError("there is no system to train on", where="systems", fix="give at least one system split: train")
     split = read_table(results / "dataset" / "split.parquet")
     training = [load_conformers(layout, name, split, "train", device) for name in systems]
-    validation = [load_conformers(layout, name, split, "validation", device) for name in systems]
+    # A rigid molecule may have a single conformer, which is for training.
+    validated = set(split.loc[split["split"] == "validation", "system"]) or set(systems)
+    validation = [load_conformers(layout, name, split, "validation", device) for name in systems if name in validated]
 
     parents = [layout.ensemble("training", name) for name in systems]
     record = made_by("pretrain", settings=settings.as_dict(), seed=seed, parents=parents)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # torch's initialisers know no other source
-        denoiser = Denoiser(settings.denoiser, sigma_data_nm=data_spread_nm(training)).to(device)
+        chemistry = any(bool(conformers.graph.pair_kind.any()) for conformers in training)
+        spread_nm = data_spread_nm(training)
+        denoiser = Denoiser(settings.denoiser, sigma_data_nm=spread_nm, chemistry=chemistry).to(device)
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
     ema, metrics = train(

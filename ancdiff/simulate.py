@@ -6,6 +6,9 @@ Heavy atoms are kept, in nm, in the order of the topology beside the trajectory.
 
 Points come from their law, once to learn from and as many held out. Exact systems are sampled by parallel tempering:
 the reference, and apart from it training data that may have other populations or another temperature.
+
+Small molecules are embedded and relaxed: a set of conformers to learn from, and as reference two further sets that
+know nothing of it or of each other.
 """
 
 import hashlib
@@ -24,10 +27,13 @@ from tqdm import tqdm
 
 from ancdiff.artifacts import read_json, write_atomically, write_ensemble, write_table, write_topology
 from ancdiff.basins import BASINS
+from ancdiff.chemistry import plain_smiles
 from ancdiff.config import ForcefieldSettings, StageConfig
 from ancdiff.corridor import MD_ENSEMBLES, Layout
+from ancdiff.dataset.conformers import read_graph
 from ancdiff.errors import ConfigError, InputError
 from ancdiff.forcefield.build import Peptide, build_peptide, start_structure
+from ancdiff.forcefield.conformers import make_conformers, settled
 from ancdiff.forcefield.dynamics import Engine, Thermostat, Walkers, run_exchange, run_langevin
 from ancdiff.forcefield.system import create_system
 from ancdiff.forcefield.topology import select_atoms
@@ -41,6 +47,7 @@ from ancdiff.units import PICOSECONDS_PER_NS
 BUNDLED = PACKAGE_ROOT.parent / "data" / "peptides"
 CHECKSUMS = "SHA256SUMS"
 _SEGMENT_PS = 50.0
+_CONFORMER_SETS = {"training": 1, "reference": 2}
 
 
 def run(settings: StageConfig, *, system: str, md: str, results: Path) -> None:
@@ -60,13 +67,16 @@ def run(settings: StageConfig, *, system: str, md: str, results: Path) -> None:
     if system not in settings.systems or not is_simulated(settings.systems[system]):
         simulated = [name for name, one in settings.systems.items() if is_simulated(one)]
         raise ConfigError(
-            f"system '{system}' is not given as a sequence, points or a potential, so there is nothing to simulate",
+            f"system '{system}' is not given as a sequence, points, a potential or conformers: nothing to simulate",
             where="systems",
             fix=f"give one of: {', '.join(simulated) or '(none)'}; or write  {system}: {{sequence: ACE-ALA-NME}}",
         )
     output = Layout(results).simulated(system, md)
     if is_particles(settings.systems[system]):
         _simulate_particles(settings, system, md, output)
+        return
+    if settings.systems[system].conformers is not None:
+        _embed_conformers(settings, system, md, output)
         return
     wanted = md_settings(settings, system, md)
     if settings.simulate.source == "bundled":
@@ -101,6 +111,29 @@ def _simulate_particles(settings: StageConfig, system: str, md: str, output: Pat
     record = made_by("simulate", settings=settings.as_dict(), seed=seed) | {"frames": len(made.table)} | made.notes
     write_table(output.with_suffix(".parquet"), made.table)
     write_ensemble(output, Ensemble(molecule_of_settings(system, one), made.positions_nm), record)
+
+
+def _embed_conformers(settings: StageConfig, system: str, md: str, output: Path) -> None:
+    """Write the conformers of a small molecule, as `run` does, in random order. Seconds to minutes; not resumed."""
+    seed = settings.simulate.seed
+    graph = read_graph(settings.systems[system].conformers, where=f"systems.{system}")
+    molecule, example_nm = settled(graph, system, seed=derived_seed(seed, system, "hands"))
+    wanted = settings.simulate.conformers
+    parts, tables, counts = [], [], []
+    for repeat in range(_CONFORMER_SETS[md]):
+        seed_of_set = derived_seed(seed, system, md, repeat)
+        made = make_conformers(molecule, example_nm, settings.forcefield, wanted, seed=seed_of_set)
+        rng = np.random.default_rng(derived_seed(seed, system, md, repeat, "order"))
+        order = rng.permutation(len(made.positions_nm))
+        parts.append(made.positions_nm[order].astype(np.float32))
+        tables.append(made.energies_kj_mol[order])
+        counts.append(made.counts)
+    frames = _frame_table(parts, 1.0).assign(energy_kj_mol=np.concatenate(tables))
+    record = made_by("simulate", settings=settings.as_dict(), seed=seed)
+    record |= {"frames": len(frames), "smiles": plain_smiles(graph), "sets": counts}
+    write_table(output.with_suffix(".parquet"), frames)
+    write_ensemble(output, Ensemble(molecule, np.concatenate(parts)), record)
+    write_topology(output.parent / "topology.pdb", molecule, example_nm)
 
 
 def md_settings(settings: StageConfig, system: str, md: str) -> dict[str, Any]:

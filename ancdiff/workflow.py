@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ancdiff.config import Config, SystemSettings, parse_config
+from ancdiff.config import Config, parse_config
 from ancdiff.corridor import (
     ALIGNED_PATTERN,
     LOG_DENSITIES,
@@ -22,7 +22,6 @@ from ancdiff.corridor import (
     REPLICATE_PATTERN,
     Layout,
     ancestors,
-    compound_sources,
     generated_sets,
     models,
     only_line,
@@ -34,7 +33,7 @@ from ancdiff.corridor import (
     without_seed,
 )
 from ancdiff.errors import AncdiffError, ConfigError, InputError
-from ancdiff.origins import is_particles, is_scored, is_simulated
+from ancdiff.origins import compound_sources, is_particles, is_scored, is_simulated, is_small_molecule, own_files
 from ancdiff.provenance import PACKAGE_ROOT, code_stamp
 
 # MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
@@ -93,11 +92,11 @@ class Corridor:
         return json.dumps(sections, sort_keys=True, separators=(",", ":"))
 
     def simulate_inputs(self, wildcards: Any) -> list[Path]:
-        """Bundled files of an MD data set, where the run copies them."""
+        """Bundled files of an MD data set, where the run copies them; or the file that a small molecule is in."""
         if self.config.simulate.source != "bundled":
-            return self.forcefield_files(wildcards)
-        copied = self.config.systems[wildcards.system].sequence is not None
-        return bundled_files(wildcards.system, wildcards.md) if copied else []
+            return self.forcefield_files(wildcards) + own_files(self.config.systems[wildcards.system])
+        system = self.config.systems[wildcards.system]
+        return own_files(system) if system.sequence is None else bundled_files(wildcards.system, wildcards.md)
 
     def forcefield_files(self, wildcards: Any) -> list[Path]:
         """The user's own force-field files; OpenMM's own, given by name, are none."""
@@ -156,7 +155,12 @@ class Corridor:
         return {
             "simulated": simulated,
             "frames": [path.with_suffix(".parquet") for path in simulated],
-            "own": [path for system in self.config.systems.values() for path in own_files(system)],
+            "own": [
+                path
+                for system in self.config.systems.values()
+                if not is_simulated(system)
+                for path in own_files(system)
+            ],
         }
 
     def dataset_trajectories(self) -> list[Path]:
@@ -302,14 +306,6 @@ def bundled_files(system: str, md: str) -> list[Path]:
     return [folder / "topology.pdb"] + [folder / f"{md}.{suffix}" for suffix in ("dcd", "json", "parquet")]
 
 
-def own_files(system: SystemSettings) -> list[Path]:
-    """Files of a system that the user hands in."""
-    if system.compounds is not None:
-        return [] if system.compounds.download else [Path(path) for path in compound_sources(system.compounds)]
-    topology = () if system.topology is None else (system.topology,)
-    return [Path(path) for path in (*topology, *system.training, *system.reference)]
-
-
 def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
     """Check a run's configuration before its first job, for the Snakefile; ``files`` are where it comes from.
 
@@ -334,8 +330,8 @@ def check_systems(config: Config) -> None:
     must agree on.
 
     Raises:
-        ConfigError: there is no system, or none to train on; a trained one has no energy to align with; or a rung of
-            the ladder is below the run's temperature.
+        ConfigError: there is no system, or none to train on; a trained one, or a small molecule, has no energy; or a
+            rung of the ladder is below the run's temperature.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -354,6 +350,13 @@ def check_systems(config: Config) -> None:
             f"there is no such force-field file: {', '.join(unknown)}",
             where="forcefield.xml",
             fix="check the path (relative to the folder in which snakemake runs), or the name among OpenMM's own",
+        )
+    small = [name for name, system in config.systems.items() if is_small_molecule(system)]
+    if small and config.forcefield.small_molecule is None:
+        raise ConfigError(
+            f"{', '.join(small)}: no energy for small molecules is chosen",
+            where="forcefield.small_molecule",
+            fix="write  forcefield: {small_molecule: mmff94}  (or gfn2-xtb)",
         )
     bare = [name for name, system in config.systems.items() if system.split == "train" and not is_scored(system)]
     if bare and config.align.rounds > 0:

@@ -9,10 +9,11 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from ancdiff.bonds import Values, bond_angles, bond_lengths, bond_orders, stable_atoms
+from ancdiff.chemistry import best_rmsd_nm
 from ancdiff.compounds import Compounds, compounds_of
 from ancdiff.dataset.qm9 import read_compounds
 from ancdiff.evaluate import molecules
-from ancdiff.evaluate.coverage import best_rmsd_nm, coverage_and_matching
+from ancdiff.evaluate.coverage import coverage_and_matching
 
 H, C, N, O, F = 1, 6, 7, 8, 9  # noqa: E741 (oxygen)
 

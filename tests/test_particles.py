@@ -237,7 +237,7 @@ def test_training_data_have_their_shares_and_the_reference_is_checked() -> None:
 @pytest.mark.parametrize(
     ("system", "said"),
     [
-        ({"points": {"law": "mixture"}, "sequence": "ACE-ALA-NME"}, "one of the four, not sequence, points"),
+        ({"points": {"law": "mixture"}, "sequence": "ACE-ALA-NME"}, "one of the five, not sequence, points"),
         ({"points": {"law": "mixtur"}}, "points.law"),
         ({"points": {"law": "sphere", "turns": 3.0}}, "law 'sphere' has no turns; it has: jitter, radius"),
         ({"points": {"law": "mixture", "means": [[0.0, 0.0, 0.0]]}}, "points.means"),

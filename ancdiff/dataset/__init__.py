@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 
 from ancdiff.artifacts import write_ensemble, write_json, write_table
+from ancdiff.chemistry import RESIDUE as LIGAND
 from ancdiff.config import StageConfig, SystemSettings
 from ancdiff.corridor import MD_ENSEMBLES, Layout
 from ancdiff.dataset import compounds
 from ancdiff.dataset.checks import check_frames
+from ancdiff.dataset.conformers import check_conformers
 from ancdiff.dataset.frames import MdFrames
 from ancdiff.dataset.peptides import read_simulated
 from ancdiff.dataset.points import check_particles
@@ -25,7 +27,7 @@ from ancdiff.dataset.trajectories import read_trajectories
 from ancdiff.errors import AncdiffError, StageError
 from ancdiff.molecules import Ensemble
 from ancdiff.origins import is_simulated
-from ancdiff.particles import RESIDUE
+from ancdiff.particles import RESIDUE as PARTICLE
 from ancdiff.provenance import made_by
 
 SPLIT_COLUMNS = ("system", "md", "frame", "replica", "half", "split")
@@ -94,8 +96,10 @@ def run(settings: StageConfig, *, results: Path) -> None:
 def _read(results: Path, name: str, system: SystemSettings) -> dict[str, MdFrames]:
     if not is_simulated(system):
         return read_trajectories(name, system)
-    residues = [RESIDUE] if system.sequence is None else system.sequence.split("-")
+    residues = system.sequence.split("-") if system.sequence else [LIGAND if system.conformers else PARTICLE]
     sets = {md: read_simulated(results, name, md, residues=residues) for md in MD_ENSEMBLES}
+    if system.conformers is not None:
+        return {md: check_conformers(frames, system.conformers) for md, frames in sets.items()}
     return sets if system.sequence is not None else {md: check_particles(f, system) for md, f in sets.items()}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ancdiff.dataset.frames import MdFrames
-from ancdiff.molecules import Molecule, signed_volumes
+from ancdiff.molecules import Molecule, has_right_hands, signed_volumes
 
 # Single-bond covalent radii in nm (Cordero et al., Dalton Trans. 2008, 2832); other elements count as carbon.
 _COVALENT_RADIUS_NM = {
@@ -64,7 +64,10 @@ def check_frames(frames: MdFrames, *, max_bond_stretch: float) -> list[str | Non
     wrong = signed_volumes(positions[good].astype(np.float64), molecule.stereocentres) <= 0
     for row in np.flatnonzero(wrong.any(axis=1)):
         atom = int(molecule.stereocentres[wrong[row].argmax(), 0])
-        reasons[good[row]] = f"chirality: {atom_label(molecule, atom)} is not of the natural (L) hand"
+        hand = "the natural (L) hand" if molecule.bond_orders is None else "the hand of its topology"
+        reasons[good[row]] = f"chirality: {atom_label(molecule, atom)} is not of {hand}"
+    for row in np.flatnonzero(~wrong.any(axis=1) & ~has_right_hands(molecule, positions[good])):
+        reasons[good[row]] = "chirality: the sides of a double bond are not those of the topology"
     return reasons
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 from ancdiff.artifacts import write_json, write_table
 from ancdiff.compound_files import write_compounds
 from ancdiff.config import CompoundSettings, StageConfig
-from ancdiff.corridor import PARTS, Layout, compound_sources
+from ancdiff.corridor import PARTS, Layout
 from ancdiff.dataset.download import download
 from ancdiff.dataset.qm9 import GEOMETRIES, UNCHARACTERIZED, ReadCompounds, read_compounds, read_excluded, split_parts
+from ancdiff.origins import compound_sources
 from ancdiff.provenance import made_by
 
 

@@ -1,15 +1,17 @@
-"""What the network is told about a molecule: types, names, places in the chain, and the bond graph.
+"""What the network is told about a molecule: types, names, places in the chain, the bond graph, and its chemistry.
 
 Everything here follows from the molecule alone, never from coordinates, so it is the same for all conformers and
 does not turn with them. Integers index the fixed vocabularies below; the last entry of each stands for all others.
 The order of a vocabulary is part of every trained model: append, never insert.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from ancdiff.chemistry import graph_of_molecule
 from ancdiff.dataset.residues import AMINO_ACIDS, CAPS, canonical_residue_name
 from ancdiff.molecules import Molecule
 
@@ -25,6 +27,18 @@ ATOM_NAMES = (
     OTHER,
 )  # fmt: skip
 POSITION_FEATURES = ("from_start", "from_end", "first", "last")
+UNKNOWN = "unknown"
+CHEMISTRY: dict[str, tuple[str, ...]] = {
+    "formal_charge": (UNKNOWN, "0", "-1", "1", "-2", "2", OTHER),
+    "hybridisation": (UNKNOWN, "S", "SP", "SP2", "SP3", OTHER),
+    "aromatic": (UNKNOWN, "False", "True"),
+    "smallest_ring": (UNKNOWN, "0", "3", "4", "5", "6", "7", OTHER),
+}
+"""Words for an atom of a molecule whose bond orders are known; one of a peptide has the first of each."""
+PAIR_KINDS = (
+    UNKNOWN, "apart", "single", "double", "triple", "aromatic", "conjugated", "cis", "trans",
+)  # fmt: skip
+"""Kind of a pair of atoms: of the bond between them (conjugated: a single one), or sides of a double bond."""
 MAX_BOND_DISTANCE = 6
 """Bond-graph distances are counted up to here; atoms farther apart, or not connected, have this value."""
 _POSITION_SCALE_RESIDUES = 8.0
@@ -36,7 +50,8 @@ class MoleculeFeatures:
 
     ``torsions`` rows are (i, j, k, l) with bonds i–j, j–k, k–l and shortest path three bonds from i to l. Each ordered
     pair (i, l) has exactly one row, and the row of (l, i) is the same path read backwards (l, k, j, i): the
-    dihedral angle of both is equal. ``residue_position`` columns are `POSITION_FEATURES`.
+    dihedral angle of both is equal. ``residue_position`` columns are `POSITION_FEATURES`, those of ``chemistry`` the
+    keys of `CHEMISTRY`; ``pair_kind`` indexes `PAIR_KINDS`.
     """
 
     atom_type: Int[np.ndarray, " atoms"]
@@ -47,6 +62,8 @@ class MoleculeFeatures:
     bond_distance: Int[np.ndarray, "atoms atoms"]
     torsions: Int[np.ndarray, "torsions 4"]
     stereocentres: Int[np.ndarray, "centres 4"]
+    chemistry: Int[np.ndarray, "atoms kinds"]
+    pair_kind: Int[np.ndarray, "atoms atoms"]
 
     @property
     def n_atoms(self) -> int:
@@ -56,6 +73,7 @@ class MoleculeFeatures:
 def molecule_features(molecule: Molecule) -> MoleculeFeatures:
     """Features of a molecule; the same molecule gives the same arrays, bit for bit."""
     residue_of_atom = np.asarray(molecule.residue_of_atom, dtype=np.int64)
+    chemistry, pair_kind = _chemistry(molecule)
     residue_type = _indices([canonical_residue_name(name) for name in molecule.residue_names], RESIDUE_TYPES)
     return MoleculeFeatures(
         atom_type=_indices(molecule.elements, ATOM_TYPES),
@@ -66,7 +84,45 @@ def molecule_features(molecule: Molecule) -> MoleculeFeatures:
         bond_distance=bond_distances(molecule.n_atoms, molecule.bonds),
         torsions=torsion_paths(molecule.n_atoms, molecule.bonds),
         stereocentres=np.asarray(molecule.stereocentres, dtype=np.int64).reshape(-1, 4),
+        chemistry=chemistry,
+        pair_kind=pair_kind,
     )
+
+
+def _chemistry(
+    molecule: Molecule,
+) -> tuple[Int[np.ndarray, "atoms kinds"], Int[np.ndarray, "atoms atoms"]]:
+    """Indices into `CHEMISTRY` and `PAIR_KINDS`, by RDKit's model of aromaticity, conjugation and rings."""
+    n = molecule.n_atoms
+    if molecule.bond_orders is None:
+        return np.zeros((n, len(CHEMISTRY)), dtype=np.int64), np.zeros((n, n), dtype=np.int64)
+    graph = graph_of_molecule(molecule)
+    rings = graph.GetRingInfo()
+    words = [
+        (
+            str(atom.GetFormalCharge()),
+            str(atom.GetHybridization()),
+            str(atom.GetIsAromatic()),
+            str(rings.MinAtomRingSize(atom.GetIdx())),
+        )
+        for atom in graph.GetAtoms()
+    ]
+    columns = [_indices(said, known) for said, known in zip(zip(*words, strict=True), CHEMISTRY.values(), strict=True)]
+    kind = np.full((n, n), PAIR_KINDS.index("apart"))
+    for bond in graph.GetBonds():
+        word = str(bond.GetBondType()).lower()
+        if word == "single" and bond.GetIsConjugated():
+            word = "conjugated"
+        a, b = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        kind[a, b] = kind[b, a] = PAIR_KINDS.index(word)
+    turning = {frozenset((int(j), int(k))) for _, j, k, _ in molecule.cis}
+    beside = _neighbours(n, molecule.bonds)
+    for j, k in (sorted(pair) for pair in turning):
+        for i, l in ((i, l) for i in beside[j] for l in beside[k] if i != k and l != j):  # noqa: E741 (its four atoms)
+            kind[i, l] = kind[l, i] = PAIR_KINDS.index("trans")
+    for i, _, _, l in molecule.cis:  # noqa: E741
+        kind[i, l] = kind[l, i] = PAIR_KINDS.index("cis")
+    return np.stack(columns, axis=1), kind
 
 
 def bond_distances(n_atoms: int, bonds: Int[np.ndarray, "bonds 2"]) -> Int[np.ndarray, "atoms atoms"]:
@@ -121,6 +177,6 @@ def _residue_positions(n_residues: int) -> Float[np.ndarray, "residues 4"]:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _indices(words: tuple[str, ...] | list[str], vocabulary: tuple[str, ...]) -> Int[np.ndarray, " words"]:
+def _indices(words: Sequence[str], vocabulary: tuple[str, ...]) -> Int[np.ndarray, " words"]:
     known = {word: i for i, word in enumerate(vocabulary)}
-    return np.array([known.get(word, known[OTHER]) for word in words], dtype=np.int64)
+    return np.array([known[word if word in known else OTHER] for word in words], dtype=np.int64)

@@ -1,6 +1,7 @@
 """Source of systems that come with their own MD: the user's topology and trajectories, in any format mdtraj reads.
 
-Only the solute's heavy atoms are kept: water, ions, ligands and hydrogens go, and every residue and atom gets its
+A small molecule, whose topology is an SDF file, keeps all its atoms, in the file's order. Of any other topology only
+the solute's heavy atoms are kept: water, ions, ligands and hydrogens go, and every residue and atom gets its
 standard name. The molecule is decided once per system and is the same for all its trajectories.
 """
 
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ancdiff.artifacts import dcd_frames, quiet_reader
+from ancdiff.artifacts import dcd_frames, quiet_reader, read_ensemble
+from ancdiff.chemistry import REFUSALS, is_molecule_file
 from ancdiff.config import SystemSettings
 from ancdiff.dataset.checks import expected_bond_lengths, length_scale
 from ancdiff.dataset.frames import MdFrames
@@ -65,6 +67,8 @@ def read_trajectories(system: str, settings: SystemSettings) -> dict[str, MdFram
     """
     assert settings.topology is not None  # guaranteed by SystemSettings
     topology_path = Path(settings.topology)
+    if is_molecule_file(topology_path):
+        return _read_small_molecule(system, settings, topology_path)
     topology = _load_topology(topology_path)
     solute = select_solute(topology, system, where=str(topology_path))
     sets: dict[str, MdFrames] = {}
@@ -83,6 +87,28 @@ def read_trajectories(system: str, settings: SystemSettings) -> dict[str, MdFram
     molecule, notes = _with_real_links(solute.molecule, [frames.positions_nm for frames in sets.values()])
     _require_bonds(molecule, where=str(topology_path))
     return {md: replace(frames, molecule=molecule, notes=frames.notes + notes) for md, frames in sets.items()}
+
+
+def _read_small_molecule(system: str, settings: SystemSettings, topology: Path) -> dict[str, MdFrames]:
+    """As `read_trajectories`, of an SDF or MOL file: all atoms, and bonds, charges and handedness from the file."""
+    sets: dict[str, MdFrames] = {}
+    for md, names in (("training", settings.training), ("reference", settings.reference)):
+        paths = [Path(name) for name in names]
+        replicas = [read_ensemble(path, topology=topology, name=system) for path in paths]
+        if replicas:
+            sets[md] = MdFrames(
+                molecule=replicas[0].molecule,
+                positions_nm=np.concatenate([one.positions_nm for one in replicas]),
+                replica=np.repeat(np.arange(len(replicas)), [len(one) for one in replicas]),
+                frame=np.concatenate([np.arange(len(one)) for one in replicas]),
+                files=(topology, *paths),
+                notes=tuple(
+                    f"record {number} of {path.name}: {REFUSALS[why]}"
+                    for path, one in zip(paths, replicas, strict=True)
+                    for number, why in one.refused.items()
+                ),
+            )
+    return sets
 
 
 def select_solute(topology: Any, name: str, *, where: str = "") -> _Solute:

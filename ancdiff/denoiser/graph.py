@@ -31,6 +31,8 @@ class MoleculeGraph:
     torsions: Int[Tensor, "torsions 4"]  # (i, j, k, l), one for each pair (i, l) three bonds apart
     torsion_pair: Int[Tensor, " torsions"]  # index of that pair
     stereocentres: Int[Tensor, "centres 4"]  # (centre, a, b, c)
+    chemistry: Int[Tensor, "atoms kinds"]  # `ancdiff.dataset.features.CHEMISTRY`
+    pair_kind: Int[Tensor, " pairs"]  # `ancdiff.dataset.features.PAIR_KINDS`
 
     @property
     def n_atoms(self) -> int:
@@ -71,6 +73,8 @@ def molecule_graph(molecule: Molecule) -> MoleculeGraph:
         torsions=torsions,
         torsion_pair=pair_of[torsions[:, 0], torsions[:, 3]],
         stereocentres=torch.as_tensor(features.stereocentres),
+        chemistry=torch.as_tensor(features.chemistry),
+        pair_kind=torch.as_tensor(features.pair_kind)[first, second],
     )
 
 

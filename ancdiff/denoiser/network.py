@@ -16,7 +16,9 @@ from ancdiff.config import DenoiserSettings
 from ancdiff.dataset.features import (
     ATOM_NAMES,
     ATOM_TYPES,
+    CHEMISTRY,
     MAX_BOND_DISTANCE,
+    PAIR_KINDS,
     POSITION_FEATURES,
     RESIDUE_TYPES,
 )
@@ -35,15 +37,16 @@ _VECTORS = 4  # vector channels of an atom, in pairs that are multiplied
 class Denoiser(nn.Module):
     """D(x_σ; σ) = c_skip x_σ + c_out F(c_in x_σ, c_noise), with EDM's coefficients.
 
-    Output is centred. ``sigma_data_nm`` is the spread of the training data per coordinate.
+    Output is centred. ``sigma_data_nm`` is the spread of the training data per coordinate. With ``chemistry`` there are
+    weights for what bond orders tell (`ancdiff.dataset.features.CHEMISTRY`), which models of peptides have not.
     Reference: Karras et al. 2022 (arXiv 2206.00364), eq. 7 and table 1.
     """
 
-    def __init__(self, settings: DenoiserSettings, *, sigma_data_nm: float) -> None:
+    def __init__(self, settings: DenoiserSettings, *, sigma_data_nm: float, chemistry: bool = False) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.chemistry = settings, chemistry
         self.sigma_data_nm = sigma_data_nm
-        self.network = EquivariantNetwork(settings)
+        self.network = EquivariantNetwork(settings, chemistry=chemistry)
 
     def forward(
         self, noisy_nm: Float[Tensor, "atoms 3"], sigma_nm: Float[Tensor, " conformers"], graph: MoleculeGraph
@@ -88,7 +91,7 @@ class DenoiserOfMolecule:
 class EquivariantNetwork(nn.Module):
     """F(x, c_noise, graph): a displacement for each atom; dimensionless input of unit spread."""
 
-    def __init__(self, settings: DenoiserSettings) -> None:
+    def __init__(self, settings: DenoiserSettings, *, chemistry: bool) -> None:
         super().__init__()
         width = settings.features
         self.embeddings = nn.ModuleDict(
@@ -104,6 +107,9 @@ class EquivariantNetwork(nn.Module):
         self.radial = RadialFunctions(_COARSE, _FINE)
         self.start = nn.Linear(_DISTANCE_FEATURES, settings.pair_features, bias=False)
         self.layers = nn.ModuleList(Layer(width, settings.pair_features) for _ in range(settings.layers))
+        kinds = CHEMISTRY.values() if chemistry else ()
+        self.chemistry = nn.ModuleList(nn.Embedding(len(words), width) for words in kinds)
+        self.pair_kinds = nn.Embedding(len(PAIR_KINDS), settings.pair_features) if chemistry else None
 
     def forward(
         self, x: Float[Tensor, "atoms 3"], c_noise: Float[Tensor, " conformers"], graph: MoleculeGraph
@@ -111,8 +117,12 @@ class EquivariantNetwork(nn.Module):
         h = self.position(graph.residue_position) + self.noise(noise_features(c_noise))[graph.conformer]
         for name, table in self.embeddings.items():
             h = h + table(getattr(graph, name))
+        for column, table in enumerate(self.chemistry):
+            h = h + table(graph.chemistry[:, column])
         distance = _pair_geometry(x, graph)[1]
         pair = self.bonds(graph.bond_distance) + self.start(torch.cat([self.radial(distance), distance], dim=-1))
+        if self.pair_kinds is not None:
+            pair = pair + self.pair_kinds(graph.pair_kind)
         moved, vectors = x, x.new_zeros(len(x), 2 * _VECTORS, 3)
         for layer in self.layers:
             h, pair, vectors, moved = layer(h, pair, vectors, moved, graph, self.radial)

@@ -19,7 +19,11 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def save_denoiser(path: Path, denoiser: Denoiser, made_by: Mapping[str, Any]) -> None:
     """Write ``model.json`` and then the weights: where the weights are, the model is whole."""
-    record = {"denoiser": denoiser.settings.model_dump(), "sigma_data_nm": denoiser.sigma_data_nm}
+    record = {
+        "denoiser": denoiser.settings.model_dump(),
+        "sigma_data_nm": denoiser.sigma_data_nm,
+        "chemistry": denoiser.chemistry,
+    }
     _save(path, denoiser, record | {"made_by": dict(made_by)})
 
 
@@ -30,7 +34,11 @@ def load_denoiser(path: Path) -> tuple[Denoiser, dict[str, Any]]:
         InputError: a file is missing or damaged, or the weights are those of another network.
     """
     record = _record(path, of_compounds=False)
-    denoiser = Denoiser(DenoiserSettings(**record["denoiser"]), sigma_data_nm=record["sigma_data_nm"])
+    denoiser = Denoiser(
+        DenoiserSettings(**record["denoiser"]),
+        sigma_data_nm=record["sigma_data_nm"],
+        chemistry=record.get("chemistry", False),  # models of before there was any say nothing of it
+    )
     return _with_weights(denoiser, path), record
 
 

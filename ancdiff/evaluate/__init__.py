@@ -22,7 +22,8 @@ from ancdiff.errors import InputError
 from ancdiff.evaluate import compounds
 from ancdiff.evaluate.catalogue import HEADLINE, METRICS
 from ancdiff.evaluate.comparison import Measurement, table
-from ancdiff.evaluate.energies import reduced_energies
+from ancdiff.evaluate.conformers import measure_conformers
+from ancdiff.evaluate.energies import reduced_energies, reduced_strain
 from ancdiff.evaluate.measure import Energies, EnsembleData, measure_system
 from ancdiff.evaluate.particles import measure_particles
 from ancdiff.evaluate.resampling import Sampling, independent, interval, md_blocks
@@ -66,6 +67,7 @@ def run(settings: StageConfig, *, results: Path) -> None:
             measurements += measure_particles(system, data, settings, networks)
         else:
             measurements += measure_system(system, data, settings.evaluate)
+            measurements += measure_conformers(system, data, settings.evaluate)
         measurements += [row for _, one in weighted for row in diagnostics(system, one)]
     folder = layout.root / "evaluate"
     record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
@@ -179,7 +181,12 @@ def _read(
     finite = np.flatnonzero(np.isfinite(ensemble.positions_nm).all(axis=(1, 2)))
     kept = Ensemble(ensemble.molecule, ensemble.positions_nm[finite])
     energies = _read_energies(layout.energies(name, system), sampling, kt)
-    return EnsembleData(name, kept, sampling.take(finite), len(ensemble) - len(finite), energies)
+    strain = None
+    if energies is not None and ensemble.molecule.bond_orders is not None:
+        table = read_table(layout.energies(name, system))
+        asked = sampling.take(table["conformer"].to_numpy(dtype=np.int64))
+        strain = Energies(reduced_strain(table, kt), asked, energies.failed)
+    return EnsembleData(name, kept, sampling.take(finite), len(ensemble) - len(finite), energies, strain=strain)
 
 
 def _read_energies(path: Path, sampling: Sampling, kt: float) -> Energies | None:

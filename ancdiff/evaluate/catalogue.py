@@ -68,6 +68,17 @@ METRICS: dict[str, Metric] = {
     "rmsf_error_nm": Metric("nm", "RMSF error", "RMS over atoms of the difference of RMSFs", 0.0),
     "rmsf_correlation": Metric("", "RMSF correlation", "Pearson correlation of the RMSF over atoms", -1.0, 1.0),
     "mean_energy_kt": Metric("kT", "mean energy", "mean of the energies; against others: less their mean"),
+    "cov_r": Metric(
+        "", "COV-R", "share of the reference conformers that the ensemble finds, within the threshold", 0.0, 1.0
+    ),
+    "mat_r_nm": Metric("nm", "MAT-R", "mean RMSD of a reference conformer to the ensemble's nearest", 0.0),
+    "cov_p": Metric(
+        "", "COV-P", "share of the ensemble's conformers that are near a reference one, within the threshold", 0.0, 1.0
+    ),
+    "mat_p_nm": Metric("nm", "MAT-P", "mean RMSD of an ensemble's conformer to the nearest reference one", 0.0),
+    "median_strain_kt": Metric(
+        "kT", "median strain", "energy lost in a full relaxation; a failed conformer counts as the most strained"
+    ),
     "chamfer_nm": Metric(
         "nm",
         "Chamfer distance",
@@ -112,6 +123,12 @@ HEADLINE: dict[str, tuple[str, str]] = {
     "clashes": ("clashes", ""),
     "median_energy_kt": ("median_energy_kt", "reference"),
     "energy_w1_kt": ("energy_w1_kt", "reference"),
+    # Small molecules.
+    "cov_r": ("cov_r", "reference"),
+    "mat_r_nm": ("mat_r_nm", "reference"),
+    "cov_p": ("cov_p", "reference"),
+    "mat_p_nm": ("mat_p_nm", "reference"),
+    "median_strain_kt": ("median_strain_kt", ""),
     # Systems of identical particles; the ones above that need residues or bonds are not measured there.
     "chamfer_nm": ("chamfer_nm", "reference"),
     "shape_rmsd_nm": ("shape_rmsd_nm", "reference"),

@@ -7,35 +7,35 @@ References: Xu et al. 2022, GeoDiff (arXiv 2203.02923), section 5.1 (Î´ is 0.5 Ã
 2021, GeoMol (arXiv 2106.07802) for the precision forms.
 """
 
-import itertools
-
 import numpy as np
 from jaxtyping import Float
-from rdkit import Chem
-from rdkit.Chem import rdMolAlign
-
-from ancdiff.units import ANGSTROM_PER_NM
 
 QM9_THRESHOLD_NM = 0.05
 
 
-def best_rmsd_nm(generated: Chem.Mol, reference: Chem.Mol) -> Float[np.ndarray, "generated reference"]:
-    """RMSD (nm) of heavy atoms of each pair of conformers, least over superpositions and the molecule's symmetries."""
-    a, b = Chem.RemoveHs(generated), Chem.RemoveHs(reference)
-    ids = [[c.GetId() for c in molecule.GetConformers()] for molecule in (a, b)]
-    table = np.empty((len(ids[0]), len(ids[1])))
-    for (i, first), (j, second) in itertools.product(enumerate(ids[0]), enumerate(ids[1])):
-        table[i, j] = rdMolAlign.GetBestRMS(a, b, prbId=first, refId=second) / ANGSTROM_PER_NM
-    return table
-
-
 def coverage_and_matching(
-    rmsd_nm: Float[np.ndarray, "generated reference"], threshold_nm: float = QM9_THRESHOLD_NM
+    rmsd_nm: Float[np.ndarray, "generated reference"],
+    threshold_nm: float = QM9_THRESHOLD_NM,
+    *,
+    generated_weights: Float[np.ndarray, " generated"] | None = None,
+    reference_weights: Float[np.ndarray, " reference"] | None = None,
 ) -> dict[str, float]:
-    """COV-R, MAT-R, COV-P and MAT-P of one molecule (matching in nm) from its table of RMSDs."""
-    nearest = {"r": rmsd_nm.min(axis=0), "p": rmsd_nm.min(axis=1)}
-    return {
-        f"{name}_{side}{unit}": float(value)
-        for side, values in nearest.items()
-        for name, unit, value in (("cov", "", (values <= threshold_nm).mean()), ("mat", "_nm", values.mean()))
+    """COV-R, MAT-R, COV-P and MAT-P of one molecule (matching in nm) from its table of RMSDs.
+
+    Weights are those of a bootstrap: how often each conformer was drawn. One that was not drawn cannot be found.
+    """
+    weights = {
+        "p": np.ones(len(rmsd_nm)) if generated_weights is None else generated_weights,
+        "r": np.ones(rmsd_nm.shape[1]) if reference_weights is None else reference_weights,
     }
+    nearest = {
+        "r": np.where(weights["p"][:, None] > 0, rmsd_nm, np.inf).min(axis=0),
+        "p": np.where(weights["r"] > 0, rmsd_nm, np.inf).min(axis=1),
+    }
+    values: dict[str, float] = {}
+    for side in ("r", "p"):
+        there = weights[side] > 0
+        weight, near = weights[side][there], nearest[side][there]
+        values[f"cov_{side}"] = float(np.average(near <= threshold_nm, weights=weight))
+        values[f"mat_{side}_nm"] = float(np.average(near, weights=weight))
+    return values

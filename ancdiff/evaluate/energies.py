@@ -22,6 +22,12 @@ def reduced_energies(
     return energies, table["conformer"].to_numpy(dtype=np.int64)[good], int(len(table) - good.sum())
 
 
+def reduced_strain(table: pd.DataFrame, thermal_energy_kj_mol: float) -> Float[np.ndarray, " asked"]:
+    """Strain in kT of every conformer that was to be scored; infinite where it failed or did not come to rest."""
+    strain = table["strain_kj_mol"].to_numpy(dtype=np.float64) / thermal_energy_kj_mol
+    return np.where((table["status"] == "ok").to_numpy() & np.isfinite(strain), strain, np.inf)
+
+
 def quantiles(energies_kt: Float[np.ndarray, " scored"], weights: Weights) -> Float[np.ndarray, "repeats levels"]:
     """Weighted quantiles at `LEVELS`, by the inverse of the cumulative distribution."""
     order = np.argsort(energies_kt, kind="stable")

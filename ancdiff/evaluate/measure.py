@@ -41,6 +41,7 @@ class EnsembleData:
     non_finite: int
     energies: Energies | None
     weights: np.ndarray | None = None  # of the conformers, all of which then have an energy; None: all alike
+    strain: Energies | None = None  # of all scored conformers, infinite of those that failed; small molecules only
 
 
 class Features:

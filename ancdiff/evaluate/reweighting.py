@@ -20,8 +20,8 @@ from ancdiff.molecules import Ensemble
 from ancdiff.units import thermal_energy_kj_mol
 from ancdiff.weights import Importance, importance_weights
 
-UNWEIGHTED = ("stereocentres_right",)
-"""Headline metrics that a reweighted ensemble has not: shares of what was drawn."""
+UNWEIGHTED = ("stereocentres_right", "cov_r", "mat_r_nm", "cov_p", "mat_p_nm", "median_strain_kt")
+"""Headline metrics that a reweighted ensemble has not: they are of what was drawn."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,17 +14,17 @@ from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.forcefield.checks import check_atoms, check_units, first_good_conformer
 from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol
 from ancdiff.forcefield.prepare import prepare_solute, residue_labels, usable_structure
-from ancdiff.forcefield.relax import Relaxer
+from ancdiff.forcefield.relax import Relaxed, Relaxer
 from ancdiff.forcefield.small_molecules import NO_ELECTRONS, longest_bonds_nm, make_small_template
 from ancdiff.forcefield.system import GROUPS, create_system
 from ancdiff.forcefield.template import Template, make_template
-from ancdiff.molecules import Ensemble, Molecule, signed_volumes
+from ancdiff.molecules import Ensemble, Molecule, has_right_hands, signed_volumes
 
 # Reasons for which a conformer has no energy, and so gets no Boltzmann weight.
 FAILURES: dict[str, str] = {
     "nan_input": "a coordinate is NaN or infinite",
     "clash": "two atoms of the input lie within 0.05 nm of each other, beyond repair by moving hydrogens",
-    "broken_chirality": "a stereocentre has the wrong hand (D instead of L)",
+    "broken_chirality": "a stereocentre has the wrong hand (D instead of L), or a double bond the wrong sides",
     "nan_energy": "the energy or the relaxed positions are not finite",
     "broken_bond": "a molecule's bond is longer than 1.5 × its atoms' covalent radii, before or after relaxation",
     "no_electrons": "the electrons of GFN2-xTB do not converge",
@@ -62,6 +62,8 @@ class Scorer:
             self._longest_bonds_nm = np.full(len(self.template.input_molecule.bonds), np.inf)
         self.molecule = self.template.input_molecule
         self.relaxer = Relaxer(self.template, forcefield, score, threads=threads)
+        whole = score.model_copy(update={"relax": "full"})
+        self._to_minimum = Relaxer(self.template, forcefield, whole, threads=threads) if score.strain else None
         self._nearest_nm = nearest_allowed_nm(self.molecule)
 
     def rows(
@@ -131,17 +133,31 @@ class Scorer:
             return found | {"status": "broken_chirality"}
         if self._broken_bond(relaxed.positions_nm[self.template.input_atoms]):
             return found | {"status": "broken_bond"}
-        if relaxed.rms_force_kj_mol_nm > _CONVERGED_FACTOR * self._score.tolerance_kj_mol_nm:
+        if not self._settled(relaxed):
             return found | {"status": "not_converged"}
         entropy = self._entropy_kj_mol(relaxed.positions_nm)
         energies = {
             "energy_kj_mol": total + entropy,
             "energy_placed_kj_mol": placed,
             "energy_hydrogens_kj_mol": relaxed.hydrogens_kj_mol,
-            "strain_kj_mol": placed - total,
+            "strain_kj_mol": placed - total if self._to_minimum is None else self._strain_kj_mol(whole_nm, placed),
             "hydrogen_entropy_kj_mol": entropy,
         }
         return found | energies | {f"{part}_kj_mol": parts[part] for part in GROUPS} | {"status": "ok"}
+
+    def _strain_kj_mol(self, whole_nm: Float[np.ndarray, "atoms 3"], placed_kj_mol: float) -> float:
+        """What a full relaxation loses; NaN where it does not come to rest."""
+        import openmm
+
+        assert self._to_minimum is not None
+        try:
+            minimum = self._to_minimum.relax(whole_nm)
+        except openmm.OpenMMException:
+            return np.nan
+        return placed_kj_mol - minimum.energy_kj_mol if self._settled(minimum) else np.nan
+
+    def _settled(self, relaxed: Relaxed) -> bool:
+        return relaxed.rms_force_kj_mol_nm <= _CONVERGED_FACTOR * self._score.tolerance_kj_mol_nm
 
     def _entropy_kj_mol(self, relaxed_nm: Float[np.ndarray, "atoms 3"]) -> float:
         if self._score.hydrogen_entropy == "none":
@@ -154,7 +170,7 @@ class Scorer:
         return bool((np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1) > self._longest_bonds_nm).any())
 
     def _wrong_hand(self, input_nm: Float[np.ndarray, "kept 3"]) -> bool:
-        return bool((signed_volumes(input_nm[None], self.molecule.stereocentres) <= 0).any())
+        return not has_right_hands(self.molecule, input_nm[None])[0]
 
 
 def open_scorer(

@@ -50,7 +50,7 @@ CAPTIONS: dict[str, Caption] = {
     ),
     "conformers": Caption(
         "{system}: superposed conformers",
-        "Heavy atoms: carbon grey, nitrogen blue, oxygen orange; paler is farther. Look for the same fan of "
+        "Carbon grey, nitrogen blue, oxygen orange; paler is farther. Look for the same fan of "
         "directions as in the reference MD, and for bonds that do not belong.",
         "Stick drawings of superposed conformers of {system}, one panel per ensemble.",
     ),

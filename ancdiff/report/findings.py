@@ -7,12 +7,16 @@ import numpy as np
 import pandas as pd
 
 from ancdiff.corridor import PRETRAINED, aligned_model, split_model
-from ancdiff.report import particles
+from ancdiff.report import molecules, particles
 from ancdiff.report.collect import Run, pool_weights, records, words, words_with_seed
 
 _FEW_EFFECTIVE = 10.0
 _WORRYING_RISE_KT = 2.0
 _MOST_OF_A_KIND = 5
+_SMALL_MOLECULE_ENERGIES = {
+    "mmff94": "Energy MMFF94: T. A. Halgren, J. Comput. Chem. 17, 490 (1996).",
+    "gfn2-xtb": "Energy GFN2-xTB: C. Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019).",
+}
 _SOLVENT_WORDS = {"obc2": "OBC2 implicit solvent", "gbn2": "GBn2 implicit solvent", "vacuum": "vacuum"}
 
 
@@ -46,7 +50,7 @@ def tiles(run: Run) -> list[dict[str, str]]:
                 "words": f"bond-length error, at worst ({words_with_seed(worst[0])})",
             }
         )
-    return out + particles.tiles(run)
+    return out + molecules.tiles(run) + particles.tiles(run)
 
 
 def findings(run: Run) -> list[str]:
@@ -70,7 +74,7 @@ def findings(run: Run) -> list[str]:
             "half of that MD from the other, at the same number of conformers "
             f"(at most {ratios[worst]:.1f} times: {worst})."
         )
-    return out + particles.findings(run)
+    return out + molecules.findings(run) + particles.findings(run)
 
 
 def _alignment(run: Run, objective: str, before: float) -> str:
@@ -118,7 +122,7 @@ def cautions(run: Run) -> list[str]:
         said.append(f"{whose} got no energy (reasons: score/{row.ensemble}/{row.system}.parquet).")
     out += _first(said)
     with_reference = run.select("free_energy_error_kt", against="reference")
-    if with_reference.empty and not particles.names(run):
+    if with_reference.empty and not particles.names(run) and not molecules.names(run):
         out.append(
             "There is no reference MD: models are compared with their training MD only, and whether alignment made the "
             "populations better cannot be told."
@@ -181,6 +185,8 @@ def story(run: Run) -> str:
     forcefield = run.evaluated_with["forcefield"]
     if len(particles.names(run)) == len(run.pictured_systems):
         return particles.story(run)
+    if len(molecules.names(run)) == len(run.pictured_systems):
+        return molecules.story(run)
     objectives = " and ".join(words(aligned_model(o, 1)).split(",")[0] for o in run.objectives)
     rounds = f"{run.rounds} round{'s' if run.rounds > 1 else ''}"
     return (
@@ -203,6 +209,14 @@ def citations(run: Run) -> list[str]:
         "Diffusion-Based Generative Models, NeurIPS 2022, arXiv:2206.00364.",
         "Energies and dynamics: P. Eastman et al., OpenMM 8, J. Phys. Chem. B 128, 109 (2024).",
     ]
+    if molecules.names(run):
+        out += [
+            "Coverage and matching: M. Xu et al., GeoDiff, ICLR 2022, arXiv:2203.02923.",
+            "Embedding: S. Wang et al., J. Chem. Inf. Model. 60, 2044 (2020), in RDKit (rdkit.org).",
+            _SMALL_MOLECULE_ENERGIES[forcefield["small_molecule"]],
+        ]
+        if len(molecules.names(run)) == len(run.pictured_systems):
+            return out
     used = {
         "ff14SB": "Force field ff14SB: J. A. Maier et al., J. Chem. Theory Comput. 11, 3696 (2015).",
         "ff19SB": "Force field ff19SB: C. Tian et al., J. Chem. Theory Comput. 16, 528 (2020).",

@@ -119,7 +119,7 @@ def _sections(run: Run) -> Iterator[Section]:
     shapes = picture("pair_distances", particles.pair_distances(run))
     yield Section("shapes", "Shapes", "", shapes + _each(run, "reverse_path", particles.reverse_path))
     drawn = (
-        f"{run.settings.report.pictured_conformers} conformers of each ensemble, evenly spaced, laid upon one backbone."
+        f"{run.settings.report.pictured_conformers} conformers of each ensemble, evenly spaced, laid upon one another."
     )
     yield Section("conformers", "Conformers", drawn, _each(run, "conformers", conformers.stick_drawing))
     training = picture("pretraining", figures.pretraining_curve(run))

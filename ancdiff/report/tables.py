@@ -67,6 +67,30 @@ COLUMNS = (
         "Wasserstein-1 distance between the two distributions of energies.",
     ),
 )  # fmt: skip
+CONFORMER_COLUMNS = (
+    Column(
+        "cov_r", "cov_r", "reference", "COV-R", "%, to reference",
+        "Share of the reference conformers that one of the ensemble comes near: RMSD without hydrogens, least over the "
+        "molecule's symmetries, within evaluate.coverage_threshold_nm.", "{:.1f}", 100.0,
+    ),
+    Column(
+        "mat_r_nm", "mat_r_nm", "reference", "MAT-R", "Å, to reference",
+        "Mean over reference conformers of the RMSD to the nearest one of the ensemble.", "{:.3f}", 10.0,
+    ),
+    Column(
+        "cov_p", "cov_p", "reference", "COV-P", "%, to reference",
+        "Share of the ensemble's conformers that come near a reference one.", "{:.1f}", 100.0,
+    ),
+    Column(
+        "mat_p_nm", "mat_p_nm", "reference", "MAT-P", "Å, to reference",
+        "Mean over the ensemble's conformers of the RMSD to the nearest reference one.", "{:.3f}", 10.0,
+    ),
+    Column(
+        "median_strain_kt", "median_strain_kt", "", "Strain", "kT, median",
+        "Energy that a conformer loses when it is relaxed into the nearest minimum; failed ones count as the most "
+        "strained.", "{:.1f}",
+    ),
+)  # fmt: skip
 PARTICLE_COLUMNS = (
     Column(
         "chamfer_nm", "chamfer_nm", "reference", "Chamfer distance", "pm, to nearest",
@@ -143,7 +167,7 @@ def span(low: float, high: float, column: Column) -> str:
 def headline(run: Run) -> dict[str, Any]:
     """One row per ensemble averaged over systems, the floor last."""
     order = ["training", *run.with_reweighted(run.models), "reference"]
-    columns = _measured(run, (*COLUMNS, *PARTICLE_COLUMNS))
+    columns = _measured(run, (*CONFORMER_COLUMNS, *COLUMNS, *PARTICLE_COLUMNS))
     rows = [
         _row(name, [_summary_cell(run, name, c) for c in columns]) | {"name": words_with_seed(name)}
         for name in order
@@ -158,7 +182,7 @@ def over_seeds(run: Run) -> dict[str, Any] | None:
     """Mean and interval over seeds of every model: averaged over systems, then of each; None in a run with one seed."""
     if len(run.seeds) < 2:
         return None
-    columns = _measured(run, (*COLUMNS, *PARTICLE_COLUMNS))
+    columns = _measured(run, (*CONFORMER_COLUMNS, *COLUMNS, *PARTICLE_COLUMNS))
     lines = list(dict.fromkeys(without_seed(model) for model in run.with_reweighted(run.models)))
     groups = []
     for system in (MEAN_OVER_SYSTEMS, *run.pictured_systems):
@@ -171,7 +195,7 @@ def over_seeds(run: Run) -> dict[str, Any] | None:
 
 def per_system(run: Run) -> dict[str, Any]:
     """The shown ensembles of each system."""
-    columns = _measured(run, (*COLUMNS, *MORE_COLUMNS, *WEIGHT_COLUMNS, *PARTICLE_COLUMNS))
+    columns = _measured(run, (*CONFORMER_COLUMNS, *COLUMNS, *MORE_COLUMNS, *WEIGHT_COLUMNS, *PARTICLE_COLUMNS))
     tables = {(c.metric, c.against): _by_system(run, c) for c in columns}
     groups = []
     for system in run.pictured_systems:

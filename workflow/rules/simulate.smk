@@ -1,5 +1,6 @@
-# simulate: molecular dynamics of a system that is given as a sequence; clouds of points; tempering of an exact system
-#   in   nothing but the settings, or data/peptides/<system>/<md>.* with simulate.source: bundled
+# simulate: molecular dynamics of a system that is given as a sequence; clouds of points; tempering of an exact system;
+#           conformers of a small molecule
+#   in   nothing but the settings, or data/peptides/<system>/<md>.* with simulate.source: bundled, or a molecule's file
 #   out  simulate/<system>/<md>.dcd      heavy atoms; topology.pdb lies beside it, shared by both MD data sets
 #        simulate/<system>/<md>.json     what made it
 #        simulate/<system>/<md>.parquet  replica and time of each frame
@@ -8,7 +9,7 @@
 rule simulate:
     """Training MD (short, from chosen basins) or reference MD (converged) of one system."""
     input:
-        bundled=RUN.simulate_inputs,
+        files=RUN.simulate_inputs,
     output:
         trajectory="<results>/simulate/{system}/{md}.dcd",
         record="<results>/simulate/{system}/{md}.json",
