@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import get_args
 
 from ancdiff.config import (
-    VARIANT,
     AlignSettings,
     Config,
     GenerateSettings,
@@ -33,7 +32,8 @@ LOG_DENSITIES = "log_density.parquet"
 MEAN_OVER_SYSTEMS = "(mean)"
 """Stands for a system's name in tables; no system can be called this."""
 
-_LINES = "|".join((*get_args(Objective), VARIANT))
+_OBJECTIVES = sorted(get_args(Objective), key=len, reverse=True)  # eba_dpo is tried before eba
+_LINES = f"(?:{'|'.join(_OBJECTIVES)})(?:_[a-z]+)?"
 _SEED = "(?:0|[1-9][0-9]*)"
 ALIGNED_PATTERN = f"(?:{_LINES})_round[1-9][0-9]*(?:_seed{_SEED})?"
 """Names of aligned models, for the rule that makes them."""
@@ -83,8 +83,7 @@ def split_model(model: str) -> ModelName:
 
 def objective_of(line: str) -> str:
     """The objective of a line: itself, or that of the variant."""
-    known = sorted(get_args(Objective), key=len, reverse=True)
-    return next(name for name in known if line == name or line.startswith(f"{name}_"))
+    return next(name for name in _OBJECTIVES if line == name or line.startswith(f"{name}_"))
 
 
 def line_settings(align: AlignSettings, line: str) -> LineSettings:

@@ -39,7 +39,7 @@ def code_stamp(module: str) -> str:
     pending = [module]
     while pending:
         name = pending.pop()
-        if name in seen or name in {f"{PACKAGE}.{left_out}" for left_out in _NOT_STAMPED}:
+        if name in seen or any(f"{name}.".startswith(f"{PACKAGE}.{left_out}.") for left_out in _NOT_STAMPED):
             continue
         digest, imported = _module_digest(name)
         seen[name] = digest
