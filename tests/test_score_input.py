@@ -108,7 +108,7 @@ def test_bad_conformers_have_reasons_and_the_others_energies(
         "2 of 6 conformers scored",
         "2 failed: nan_input (a coordinate is NaN or infinite)",
         "1 failed: clash (two atoms of the input lie within 0.05 nm",
-        "1 failed: broken_chirality (a stereocentre has the wrong hand (D instead of L))",
+        "1 failed: broken_chirality (a stereocentre has the wrong hand (D instead of L), or a double bond",
         "wrong hand: CA of SER 3, in 1 conformers",
     ):
         assert words in said
