@@ -55,7 +55,7 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
     Raises:
         StageError: no system is left, or the loss became non-finite.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # threads take whole chunks of the pool, not parts of operations
     name, lineage = split_model(model), ancestors(model)
     layout, align = Layout(results), line_settings(settings.align, name.line)
     objective, parent, round_seed = objective_of(name.line), lineage[-1], seed + name.round_number
@@ -88,7 +88,16 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
         last = None if name.round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
         weighted = [c for c in data if c.system in weights]
         pools = make_pools(
-            layout, weighted, weights, left_out, last, reference, align, settings.diffusion, seed=round_seed
+            layout,
+            weighted,
+            weights,
+            left_out,
+            last,
+            reference,
+            align,
+            settings.diffusion,
+            seed=round_seed,
+            threads=threads,
         )
         if align.validate_every_steps:
             pools, held = zip(*map(held_out, pools), strict=True)

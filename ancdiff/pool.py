@@ -113,6 +113,7 @@ def make_pools(
     diffusion: DiffusionSettings,
     *,
     seed: int,
+    threads: int,
 ) -> list[Pool]:
     """The pools of a round. Adds the anchor's columns to ``weights``, and to ``left_out`` what cannot be a pool.
 
@@ -122,7 +123,9 @@ def make_pools(
     pools = []
     for c in systems:
         try:
-            weights[c.system] = _anchored(layout, c, weights[c.system], last, model, align, diffusion, seed=seed)
+            weights[c.system] = _anchored(
+                layout, c, weights[c.system], last, model, align, diffusion, seed=seed, threads=threads
+            )
             pools.append(_pool(layout, c, weights[c.system], align))
         except StageError as error:
             left_out[c.system] = error
@@ -148,6 +151,7 @@ def _anchored(
     diffusion: DiffusionSettings,
     *,
     seed: int,
+    threads: int,
 ) -> pd.DataFrame:
     """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
 
@@ -174,6 +178,7 @@ def _anchored(
         diffusion,
         model.sigma_data_nm,
         seed,
+        threads=threads,
     )
     stepped, gamma = tempered_step(
         started[moved],
@@ -197,6 +202,8 @@ def pool_energies(
     diffusion: DiffusionSettings,
     sigma_data_nm: float,
     seed: int,
+    *,
+    threads: int = 1,
 ) -> Float[np.ndarray, " conformers"]:
     """E_θ in nats of a whole pool: the bound, or −log p_θ by the probability-flow ODE (``align.anchor_energy``).
 
@@ -231,7 +238,7 @@ def pool_energies(
             return -log_density(denoise, x, levels, trace=trace, order=4).nats
 
     # The flow's probes are drawn chunk after chunk; the bound draws nothing any more, and its chunks go side by side.
-    workers = torch.get_num_threads() if align.anchor_energy == "bound" and positions_nm.device.type == "cpu" else 1
+    workers = threads if align.anchor_energy == "bound" and positions_nm.device.type == "cpu" else 1
     chunks = lay_upon_first(positions_nm).split(size)
     with tqdm(total=len(positions_nm), desc="model energies", unit="conformer", mininterval=2.0) as bar:
         energies = []
@@ -248,16 +255,9 @@ def _chunk(positions_nm: Float[Tensor, "conformers atoms 3"], levels: int) -> in
 
 
 def _side_by_side(work: Callable[[Tensor], Tensor], chunks: Sequence[Tensor], workers: int) -> Iterator[Tensor]:
-    """The work on each chunk, in order; on several threads, each of which then has torch's operations for itself."""
-    if workers == 1:
-        yield from map(work, chunks)
-        return
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            yield from pool.map(work, chunks)
-    finally:
-        torch.set_num_threads(workers)
+    """The work on each chunk, in order, on several threads: the same numbers whatever their number."""
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(work, chunks)
 
 
 def _positions(layout: Layout, system: str, rows: pd.DataFrame) -> Float[np.ndarray, "conformers atoms 3"]:

@@ -11,15 +11,16 @@ import torch
 
 from ancdiff import align, pretrain, sample
 from ancdiff.artifacts import read_ensemble, read_json, read_table, write_ensemble, write_table
-from ancdiff.config import Config, Objective, StageConfig
+from ancdiff.config import AlignSettings, Config, DenoiserSettings, DiffusionSettings, Objective, StageConfig
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import molecule_graph
+from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import load_denoiser
 from ancdiff.diffusion.likelihood import exact_trace, log_density
 from ancdiff.diffusion.noise import centre, karras_sigma
 from ancdiff.errors import InputError, StageError
 from ancdiff.molecules import ENERGY_COLUMNS, Ensemble
-from ancdiff.pool import Pool, draw_group
+from ancdiff.pool import Pool, draw_group, pool_energies
 from ancdiff.testing import alanine_dipeptide
 from ancdiff.units import thermal_energy_kj_mol
 
@@ -489,3 +490,19 @@ def test_the_anchor_takes_md_at_low_noise_and_the_pool_above(local_sigma: float,
     generator = torch.Generator().manual_seed(0)
     _, block = align._anchor_block(pool, 32, settings.align, settings.diffusion, 0.15, generator)
     assert (block.target_nm.abs().sum(dim=(1, 2)) == 0).double().mean() == share_of_md
+
+
+def test_energies_of_a_pool_do_not_depend_on_the_number_of_threads() -> None:
+    dipeptide = alanine_dipeptide()
+    torch.manual_seed(1)
+    denoise = Denoiser(DenoiserSettings(features=16, pair_features=8, layers=1), sigma_data_nm=0.17).on(
+        molecule_graph(dipeptide.molecule)
+    )
+    noise = torch.randn(50, *dipeptide.positions_nm.shape[1:], generator=torch.Generator().manual_seed(2))
+    x = centre(torch.as_tensor(dipeptide.positions_nm[:1]) + 0.02 * noise)
+    one, three = (
+        pool_energies(denoise, x, AlignSettings(), DiffusionSettings(), 0.17, 3, threads=threads) for threads in (1, 3)
+    )
+    assert np.array_equal(one, three)
+    assert len(one) == 50
+    assert np.ptp(one) > 0

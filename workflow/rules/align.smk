@@ -25,7 +25,7 @@ rule align:
         model=RUN.aligned_pattern,
     conda:
         "../../envs/ancdiff.yaml"
-    threads: 1
+    threads: 2
     params:
         settings=RUN.align_settings,
         code=RUN.code("align"),
