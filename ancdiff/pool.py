@@ -235,7 +235,8 @@ def pool_energies(
         trace = exact_trace() if exact else hutchinson_trace(align.anchor_probes, generator=generator)
 
         def energy_of(x: Float[Tensor, "conformers atoms 3"]) -> Float[Tensor, " conformers"]:
-            return -log_density(denoise, x, levels, trace=trace, order=4).nats
+            # The density that is sampled: samples start with the data's spread beside σ_max.
+            return -log_density(denoise, x, levels, trace=trace, order=4, data_spread_nm=sigma_data_nm).nats
 
     # The flow's probes are drawn chunk after chunk; the bound draws nothing any more, and its chunks go side by side.
     workers = threads if align.anchor_energy == "bound" and positions_nm.device.type == "cpu" else 1

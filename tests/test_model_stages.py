@@ -415,7 +415,8 @@ def test_the_pools_energies_are_log_densities_of_the_flow(results: Path, kind: s
     chosen = centre(torch.as_tensor(ensemble.positions_nm[weights["conformer"].to_numpy()]))
     low, high = (getattr(Config().diffusion, key) * model.sigma_data_nm for key in ("sigma_min", "sigma_max"))
     levels = karras_sigma(6, sigma_min_nm=low, sigma_max_nm=high, rho=7.0)[:-1].flip(0)
-    found = log_density(model.on(molecule_graph(ensemble.molecule)), chosen, levels, trace=exact_trace(), order=4)
+    denoise, spread = model.on(molecule_graph(ensemble.molecule)), model.sigma_data_nm  # as samples start
+    found = log_density(denoise, chosen, levels, trace=exact_trace(), order=4, data_spread_nm=spread)
     miss = weights["model_energy_nats"].to_numpy() + found.nats.numpy()
     # In single precision the way of a turned conformer differs a little; an estimated trace has noise.
     assert np.abs(miss).max() < (0.05 if kind == "exact" else 30.0)
