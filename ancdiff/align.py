@@ -38,7 +38,7 @@ from ancdiff.diffusion.noise import centred_noise
 from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
 from ancdiff.objectives import OBJECTIVES, GroupEnergies, difference_error, group_effective_size
-from ancdiff.pool import Pool, draw_group, held_out, make_pools, pool_weights
+from ancdiff.pool import Pool, Round, draw_group, held_out, make_pools, pool_weights
 from ancdiff.provenance import made_by
 from ancdiff.training import TrainingPlan, train, work_key
 from ancdiff.weights import WEIGHT_COLUMNS
@@ -87,18 +87,8 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
         reference.to(device)
         last = None if name.round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
         weighted = [c for c in data if c.system in weights]
-        pools = make_pools(
-            layout,
-            weighted,
-            weights,
-            left_out,
-            last,
-            reference,
-            align,
-            settings.diffusion,
-            seed=round_seed,
-            threads=threads,
-        )
+        this = Round(layout, align, settings.diffusion, round_seed, threads)
+        pools = make_pools(this, weighted, weights, left_out, last, reference)
         if align.validate_every_steps:
             pools, held = zip(*map(held_out, pools), strict=True)
             validate = partial(_validation_loss, held=held, align=align, diffusion=settings.diffusion, seed=round_seed)

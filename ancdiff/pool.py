@@ -102,18 +102,24 @@ def pool_weights(
     return weights, left_out, parents
 
 
+@dataclass(frozen=True, eq=False)
+class Round:
+    """What all pools of a round are made with; noise is drawn from ``seed``."""
+
+    layout: Layout
+    align: LineSettings
+    diffusion: DiffusionSettings
+    seed: int
+    threads: int
+
+
 def make_pools(
-    layout: Layout,
+    this: Round,
     systems: Sequence[Conformers],
     weights: dict[str, pd.DataFrame],
     left_out: dict[str, StageError],
     last: pd.DataFrame | None,
     model: Denoiser,
-    align: LineSettings,
-    diffusion: DiffusionSettings,
-    *,
-    seed: int,
-    threads: int,
 ) -> list[Pool]:
     """The pools of a round. Adds the anchor's columns to ``weights``, and to ``left_out`` what cannot be a pool.
 
@@ -123,10 +129,8 @@ def make_pools(
     pools = []
     for c in systems:
         try:
-            weights[c.system] = _anchored(
-                layout, c, weights[c.system], last, model, align, diffusion, seed=seed, threads=threads
-            )
-            pools.append(_pool(layout, c, weights[c.system], align))
+            weights[c.system] = _anchored(this, c, weights[c.system], last, model)
+            pools.append(_pool(this.layout, c, weights[c.system], this.align))
         except StageError as error:
             left_out[c.system] = error
     if pools:
@@ -142,22 +146,14 @@ def make_pools(
 
 
 def _anchored(
-    layout: Layout,
-    conformers: Conformers,
-    weights: pd.DataFrame,
-    last: pd.DataFrame | None,
-    model: Denoiser,
-    align: LineSettings,
-    diffusion: DiffusionSettings,
-    *,
-    seed: int,
-    threads: int,
+    this: Round, conformers: Conformers, weights: pd.DataFrame, last: pd.DataFrame | None, model: Denoiser
 ) -> pd.DataFrame:
     """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
 
     A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn.
     Those without an energy get −∞. Where nothing asks for these weights they are not worked out.
     """
+    align = this.align
     table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan)
     if align.anchor == 0 and align.validate_every_steps == 0:
         return table
@@ -170,15 +166,15 @@ def _anchored(
         known = np.isfinite(started)
         started = np.where(known, started - (logmeanexp(started[known]) if known.any() else 0.0), 0.0)
     moved = ~known if align.anchor_update == "new" and not known.all() else np.ones_like(known)
-    positions = centre(torch.as_tensor(_positions(layout, conformers.system, weights[usable][moved])))
+    positions = centre(torch.as_tensor(_positions(this.layout, conformers.system, weights[usable][moved])))
     energy = pool_energies(
         model.on(conformers.graph),
         positions.to(conformers.positions_nm.device),
         align,
-        diffusion,
+        this.diffusion,
         model.sigma_data_nm,
-        seed,
-        threads=threads,
+        this.seed,
+        threads=this.threads,
     )
     stepped, gamma = tempered_step(
         started[moved],

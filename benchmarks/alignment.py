@@ -87,7 +87,7 @@ def log_densities(config: Config, ensembles: dict[str, Ensemble], at_least: floa
         }
 
         def sample(trace: Trace, bound=bound, start: torch.Tensor = start) -> object:
-            return sample_with_log_density(bound, start, sigma, trace=trace, order=4)
+            return sample_with_log_density(bound, start, sigma, trace=trace, order=4, data_spread_nm=SPREAD_NM)
 
         found = {name: seconds_of(lambda t=t, draw=sample: draw(t), at_least=at_least) for name, t in traces.items()}
         times = "   ".join(f"{name} {s / 4:8.3f} s" for name, s in found.items())

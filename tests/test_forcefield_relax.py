@@ -14,7 +14,7 @@ from ancdiff.config import ForcefieldSettings, ScoreSettings
 from ancdiff.errors import InputError
 from ancdiff.forcefield.build import Peptide, build_peptide, set_torsion, start_structure
 from ancdiff.forcefield.checks import check_units
-from ancdiff.forcefield.energies import FAILURES, Scorer, nearest_allowed_nm
+from ancdiff.forcefield.energies import FAILURES, Scorer, nearest_allowed_nm, open_scorer
 from ancdiff.forcefield.entropy import hydrogen_entropy_kj_mol, hydrogen_hessian
 from ancdiff.forcefield.lbfgs import minimise_lbfgs
 from ancdiff.forcefield.metric import HydrogenMetric
@@ -23,7 +23,7 @@ from ancdiff.forcefield.relax import Relaxer
 from ancdiff.forcefield.system import PROTEIN_FILES, SOLVENT_FILES, create_system, with_merged_caps
 from ancdiff.forcefield.template import make_template, protonation
 from ancdiff.forcefield.topology import select_atoms
-from ancdiff.molecules import ENERGY_COLUMNS, Molecule
+from ancdiff.molecules import ENERGY_COLUMNS, Ensemble, Molecule
 from ancdiff.units import thermal_energy_kj_mol
 
 FORCEFIELD = ForcefieldSettings(platform="Reference")
@@ -320,6 +320,14 @@ def test_angstrom_given_as_nm_is_named(serine: Peptide) -> None:
         check_units(heavy(serine), conformers * 10)
     with pytest.raises(InputError, match=r"wrong units.*too small"):
         check_units(heavy(serine), conformers / 10)
+
+
+def test_clouds_of_an_untrained_model_are_bad_conformers_and_no_slip_of_units(serine: Peptide) -> None:
+    molecule, structure_nm = heavy(serine), serine.positions_nm[serine.heavy]
+    clouds = 0.6 * np.random.default_rng(0).standard_normal((8, molecule.n_atoms, 3)).astype(np.float32)
+    scorer = open_scorer(Ensemble(molecule, clouds), FORCEFIELD, ScoreSettings(), structure_nm=structure_nm)
+    rows = rows_of(scorer, clouds)
+    assert all(row["status"] in FAILURES or row["energy_kj_mol"] > 1e5 for row in rows)
 
 
 def test_clashes_are_pairs_three_bonds_apart_nearer_than_their_radii_allow() -> None:

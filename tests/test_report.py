@@ -121,7 +121,7 @@ def test_every_figure_is_an_image_with_caption_and_alternative_text(reader, fold
 def test_the_headline_table_says_what_the_summary_says(reader, folder):
     summary = read_table(folder / "evaluate" / "summary.parquet").set_index("ensemble")
     rows = {row[0]: row[1:] for row in reversed(reader.rows)}  # the first table of a name wins: the headline
-    for ensemble, name in (("pretrain", "pretrained"), ("eba_round2", "EBA, round 2"), ("reference", "reference MD")):
+    for ensemble, name in (("pretrain", "pretrained"), ("eba_round2", "EBA, round 2"), ("reference", "reference")):
         cells = rows[name]
         assert cells[0] == f"{summary.loc[ensemble, 'free_energy_error_kt']:.2f}"
         assert cells[1] == f"{summary.loc[ensemble, 'ramachandran_jsd']:.3f}"

@@ -5,9 +5,9 @@ In t = ln σ the ODE is dx/dt = x − D(x; σ), in the subspace of zero centre o
 
     d log p/dt = −(d − tr ∂D/∂x),
 
-with the trace over the subspace. Sampling starts from N(0, σ_max²) there, whose density is known, so that the density
-of what comes out at σ_min is known too, whatever the denoiser is: no bound, and no assumption that D is a posterior
-mean. What is left is the error of the steps and, for Hutchinson's estimate of the trace, its noise.
+with the trace over the subspace. Sampling starts from N(0, σ_max² + σ_data²) there, whose density is known, so that
+the density of what comes out at σ_min is known too, whatever the denoiser is: no bound, and no assumption that D is a
+posterior mean. What is left is the error of the steps and, for Hutchinson's estimate of the trace, its noise.
 
 Log-densities are in nats, of the density per nm^d in the subspace.
 """
@@ -163,7 +163,7 @@ def prior_log_density(x_nm: Positions, spread_nm: float) -> Float[Tensor, " batc
 
 
 def sample_with_log_density(
-    denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int, data_spread_nm: float = 0.0
+    denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int, data_spread_nm: float
 ) -> tuple[Positions, LogDensity]:
     """Samples at the last (lowest, positive) level from a start s ε, and the log-density of each.
 
@@ -182,7 +182,7 @@ def log_density(
     *,
     trace: Trace,
     order: int,
-    data_spread_nm: float = 0.0,
+    data_spread_nm: float,
 ) -> LogDensity:
     """log p of given centred conformers under the model, by the flow from the first (lowest, positive) level to σ_max.
 
@@ -203,7 +203,7 @@ def _log_density(prior: Float[Tensor, " batch"], estimates: PerProbe) -> LogDens
 
 
 def density_step_error(
-    denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, order: int, data_spread_nm: float = 0.0
+    denoise: Denoise, positions_nm: Positions, sigma_nm: Levels, *, order: int, data_spread_nm: float
 ) -> float:
     """RMS error of log-densities from the steps, nats: the difference from every second of the rising levels.
 

@@ -8,6 +8,8 @@ from ancdiff.molecules import Molecule, signed_volumes
 
 _PLAUSIBLE_BOND_NM = (0.05, 0.5)
 _GOOD_BOND_NM = (0.08, 0.25)
+# Of a molecule's bonds, without the extreme tenths: S–S has 0.205 nm, O–H 0.096 nm.
+_LONGEST_TO_SHORTEST = 2.5
 # Between heavy atoms: no bond is longer (S–S has 0.205 nm), and no two atoms that are not bonded stay nearer.
 _LONGEST_BOND_NM = 0.22
 _NEAREST_STRANGERS_NM = 0.18
@@ -15,7 +17,10 @@ _COMPARED = 32
 
 
 def check_units(molecule: Molecule, positions_nm: Float[np.ndarray, "conformers atoms 3"]) -> None:
-    """Positions are in nm, by the median bond length of the finite conformers.
+    """Positions are in nm, by the bond lengths of the finite conformers.
+
+    A slip of units makes all bonds longer or shorter alike. Bonds that are too long and uneven are bad conformers (a
+    model that is trained too little), each of which gets its own status.
 
     Raises:
         InputError: bonds are as long as if Å (or pm) had been taken for nm.
@@ -24,14 +29,17 @@ def check_units(molecule: Molecule, positions_nm: Float[np.ndarray, "conformers 
     if len(finite) == 0 or len(molecule.bonds) == 0:
         return
     ends = finite[:, molecule.bonds]
-    median = float(np.median(np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1)))
-    if median < _PLAUSIBLE_BOND_NM[0] or median > _PLAUSIBLE_BOND_NM[1]:
-        looks = "Å where nm belongs" if median > _PLAUSIBLE_BOND_NM[1] else "ten times too small"
-        raise InputError(
-            f"wrong units: the median bond is {median:.3g} nm long; the coordinates look like {looks}",
-            where=molecule.name,
-            fix="write the trajectory in its format's own unit (DCD and PDB: Å; XTC and GRO: nm), with mdtraj from nm",
-        )
+    lengths_nm = np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1)
+    short, median, long = np.quantile(lengths_nm, [0.1, 0.5, 0.9])
+    plausible = _PLAUSIBLE_BOND_NM[0] <= median <= _PLAUSIBLE_BOND_NM[1]
+    if plausible or long > _LONGEST_TO_SHORTEST * short:
+        return
+    looks = "Å where nm belongs" if median > _PLAUSIBLE_BOND_NM[1] else "ten times too small"
+    raise InputError(
+        f"wrong units: the median bond is {median:.3g} nm long; the coordinates look like {looks}",
+        where=molecule.name,
+        fix="write the trajectory in its format's own unit (DCD and PDB: Å; XTC and GRO: nm), with mdtraj from nm",
+    )
 
 
 def check_atoms(molecule: Molecule, positions_nm: Float[np.ndarray, "conformers atoms 3"]) -> None:

@@ -17,7 +17,7 @@ CAPTIONS: dict[str, Caption] = {
         "Error of the basin free energies after each round",
         "RMS over residues and counted basins of F − F(reference), with 95 % bootstrap intervals; round 0 is the "
         "pretrained model. Alignment works where its line falls towards the dashed floor (one half of the "
-        "reference against the other) while the control's does not; the dotted line is the training MD.",
+        "reference against the other) while the control's does not; the dotted line is the training data.",
         "Line plots of the free-energy error in kT against the round of alignment, one line per objective, for "
         "the mean over systems and for each system.",
     ),
@@ -37,13 +37,13 @@ CAPTIONS: dict[str, Caption] = {
     ),
     "ramachandran": Caption(
         "{system} ({molecule})",
-        "Compare the pretrained model with the training MD on its left, and the aligned model with the reference "
-        "MD at the right end.",
+        "Compare the pretrained model with the training data on its left, and the aligned model with the reference "
+        "at the right end.",
         "Ramachandran free-energy maps of {system}: φ and ψ in degrees, one column per ensemble, one row per residue.",
     ),
     "energies": Caption(
         "Force-field energies of relaxed conformers",
-        "Zero is the median of the reference MD (of the training MD where there is none). A model that samples "
+        "Zero is the median of the reference (of the training data where there is none). A model that samples "
         "well lies upon the black line; a tail to the right is strain. Shares beyond the axis are written in the "
         "corner.",
         "Histograms of relaxed energies in kT for each system, one line per ensemble.",
@@ -51,7 +51,7 @@ CAPTIONS: dict[str, Caption] = {
     "conformers": Caption(
         "{system}: superposed conformers",
         "Carbon grey, nitrogen blue, oxygen orange; paler is farther. Look for the same fan of "
-        "directions as in the reference MD, and for bonds that do not belong.",
+        "directions as in the reference, and for bonds that do not belong.",
         "Stick drawings of superposed conformers of {system}, one panel per ensemble.",
     ),
     "pair_distances": Caption(

@@ -33,7 +33,8 @@ _OBJECTIVE_WORDS = {
     "dpo": "Diffusion-DPO",
     "none": "control",
 }
-_MD_WORDS = {"training": "training MD", "reference": "reference MD"}
+# Of MD, clouds of points and conformers made otherwise alike.
+_MD_WORDS = {"training": "training data", "reference": "reference"}
 _COLUMN_ENDS = {"_low": "low", "_high": "high", "_floor": "floor"}
 
 

@@ -123,7 +123,7 @@ def _per_round(panel: Axes, run: Run, table: pd.DataFrame) -> None:
     values = table["value"].to_dict()
     if "training" in values:
         training = look("training")
-        panel.axhline(values["training"], color=training.colour, linestyle=training.line, label="training MD")
+        panel.axhline(values["training"], color=training.colour, linestyle=training.line, label=words("training"))
     floors = table["floor"].reindex(run.models).dropna().to_numpy()
     if len(floors):
         panel.axhline(floors.mean(), color=FLOOR_COLOUR, linestyle=(0, (5, 3)), linewidth=1.2, label="floor")
