@@ -100,7 +100,7 @@ def _map(panel: Axes, phi_psi_deg: np.ndarray) -> Any:
 def free_energy_per_round(run: Run) -> Figure | None:
     """Basin free-energy error after each round, for each objective: the mean over systems, then each system."""
     rows = run.select("free_energy_error_kt", against="reference")
-    if rows.empty:
+    if rows.empty or not run.rounds:
         return None
     ends = ["value", "low", "high", "floor"]
     columns = ["free_energy_error_kt" + end for end in ("", "_low", "_high", "_floor")]
@@ -185,7 +185,7 @@ def energy_histograms(run: Run) -> Figure | None:
     for panel, (system, of_system) in zip(axes, energies.items(), strict=True):
         _histograms(panel, of_system)
         panel.set_title(system)
-    figure.supxlabel("energy above the median of the MD (kT)", fontsize=9)
+    figure.supxlabel("energy above the median of the reference (kT)", fontsize=9)
     figure.supylabel("density (1/kT)", fontsize=9)
     _legend(figure, axes[0])
     return figure
