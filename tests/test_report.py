@@ -348,6 +348,11 @@ def test_only_some_systems_are_pictured(opened):
     assert [a.get_title() for a in figure.axes] == ["mean over systems", "ala"]
 
 
+def test_without_rounds_there_is_no_figure_of_them(opened):
+    alone = collect.open_run(stage_config(settings(align={"rounds": 0}), *REPORT), opened.root)
+    assert figures.free_energy_per_round(alone) is None
+
+
 def test_points_of_the_rounds_are_those_of_the_table(opened):
     with house_style():
         figure = figures.free_energy_per_round(opened)
