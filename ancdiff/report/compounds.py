@@ -77,7 +77,7 @@ def _page(
         lstrip_blocks=True,
     )
     metrics, summary = evaluated
-    shown = {name: words for name, words in metrics.items() if name in summary.columns}
+    shown = {name: metrics[name] for name in summary.columns if name in metrics}
     return environment.get_template("compounds.html.j2").render(
         title=settings.report.title,
         run_name=settings.run.name,
