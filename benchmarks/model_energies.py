@@ -28,7 +28,8 @@ from ancdiff.sample import draw_conformers
 
 BOUNDS = ((24, 2.0), (128, 2.0), (1024, 2.0), (1024, 10.0))
 """Noise levels, and the highest of them in units of the data's spread."""
-SOLVERS = (("dpmpp_2m_sde", 40), ("heun", 30))
+SOLVERS = (("dpmpp_2m_sde", 40, 8.0), ("dpmpp_2m_sde", 40, 3.0), ("dpmpp_2m_sde", 100, 3.0), ("heun", 30, 0.0))
+"""Solver, steps, and η where it draws fresh noise."""
 
 
 def log_ratio(potential: PairPotential, distances: np.ndarray, energy_nats: np.ndarray) -> float:
@@ -63,14 +64,21 @@ def main() -> None:
     data = read_ensemble(layout.ensemble("training", "double_well"))
     denoise, sigma = model.on(molecule_graph(data.molecule)), model.sigma_data_nm
     print(f"ln(P_short/P_long): exact {math.log(exact.populations[0] / exact.populations[1]):.3f}")
-    print(f"  {'training data':34s} {counted(potential, data.positions_nm.astype(np.float64) / length)}")
-    for solver, steps in SOLVERS:
+    print(f"  {'training data':40s} {counted(potential, data.positions_nm.astype(np.float64) / length)}")
+    for solver, steps, eta in SOLVERS:
         sampling = config.sample.model_copy(
-            update={"solver": solver, "steps": steps, "conformers": options.conformers, "log_density": "none"}
+            update={
+                "solver": solver,
+                "steps": steps,
+                "eta": eta,
+                "conformers": options.conformers,
+                "log_density": "none",
+            }
         )
         generator = torch.Generator().manual_seed(5)
         drawn = draw_conformers(denoise, 2, sampling, config.diffusion, sigma_data_nm=sigma, generator=generator)
-        print(f"  {f'samples, {solver}, {steps} steps':34s} {counted(potential, drawn.astype(np.float64) / length)}")
+        said = f"samples, {solver}, {steps} steps" + (f", η {eta:g}" if eta else "")
+        print(f"  {said:40s} {counted(potential, drawn.astype(np.float64) / length)}")
     distances = np.linspace(0.8, 7.2, 65)
     line = np.zeros((len(distances), 2, 3), dtype=np.float32)
     line[:, 0, 0], line[:, 1, 0] = 0.5 * distances * length, -0.5 * distances * length
@@ -88,7 +96,7 @@ def main() -> None:
             for seed in (1, 2, 3)[: 1 if kind == "exact" else 3]
         ]
         said = f"flow, {steps} steps" if kind == "exact" else f"bound, {levels} levels to {highest:g} σ_data"
-        print(f"  {said:34s} " + "  ".join(f"{value:7.3f}" for value in found), flush=True)
+        print(f"  {said:40s} " + "  ".join(f"{value:7.3f}" for value in found), flush=True)
 
 
 if __name__ == "__main__":
