@@ -2,7 +2,6 @@
 
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,8 +37,8 @@ from ancdiff.denoiser.store import load_denoiser, save_denoiser
 from ancdiff.errors import AncdiffError, ConfigError, InputError, StageError
 from ancdiff.forcefield.conformers import make_conformers, settled
 from ancdiff.forcefield.energies import Scorer
-from ancdiff.molecules import Ensemble, Molecule, has_right_hands, signed_volumes
-from ancdiff.testing import assert_equivariant, mirror_error
+from ancdiff.molecules import Ensemble, Molecule, has_right_hands
+from ancdiff.testing import assert_equivariant
 from ancdiff.workflow import Corridor, check_systems
 
 HERE = Path(__file__).parent
@@ -410,26 +409,3 @@ def test_equivalent_atoms_are_treated_alike_and_rotations_turn_the_output() -> N
     swaps = graph.GetSubstructMatches(graph, uniquify=False, maxMatches=2000)
     order = torch.tensor(next(swap for swap in swaps if swap[0] != 0))
     np.testing.assert_allclose(denoise(x[:, order], sigma), denoise(x, sigma)[:, order], atol=1e-12)
-
-
-def test_a_stereocentre_is_turned_along_its_neighbours_normal() -> None:
-    """Where p < 0 is all that is left of a layer, the centre goes to the right side, whichever hand it has."""
-    molecule, positions_nm = embedded("CC[C@H](C)O")
-    torch.manual_seed(1)
-    settings = DenoiserSettings(features=16, pair_features=8, layers=1)
-    denoiser = Denoiser(settings, sigma_data_nm=0.15, chemistry=True).double().requires_grad_(False)
-    graph, sigma = molecule_graph(molecule).to(torch.float64), torch.full((1,), 0.1).double()
-    x = torch.as_tensor(positions_nm)
-    assert_equivariant(
-        lambda y: denoiser.on(graph)(y, sigma), x, tolerance=1e-12, generator=torch.Generator().manual_seed(1)
-    )
-    assert mirror_error(lambda y: denoiser.on(graph)(y, sigma), x) > 1e-3
-    (layer,) = denoiser.network.layers
-    for parameter in denoiser.network.parameters():
-        parameter.zero_()
-    layer.turn.bias[0] = -1.0
-    without = molecule_graph(replace(molecule, stereocentres=molecule.stereocentres[:0])).to(torch.float64)
-    for hand in (x, x * torch.tensor([1.0, 1.0, -1.0])):
-        still, turned = (denoiser.on(one)(hand, sigma).numpy() for one in (without, graph))
-        risen = signed_volumes(turned, molecule.stereocentres) - signed_volumes(still, molecule.stereocentres)
-        assert (risen > 1e-4).all()  # nm³; a tetrahedral centre has about 0.002

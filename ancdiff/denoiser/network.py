@@ -106,9 +106,7 @@ class EquivariantNetwork(nn.Module):
         self.bonds = nn.Embedding(MAX_BOND_DISTANCE + 1, settings.pair_features)
         self.radial = RadialFunctions(_COARSE, _FINE)
         self.start = nn.Linear(_DISTANCE_FEATURES, settings.pair_features, bias=False)
-        self.layers = nn.ModuleList(
-            Layer(width, settings.pair_features, turns=chemistry) for _ in range(settings.layers)
-        )
+        self.layers = nn.ModuleList(Layer(width, settings.pair_features) for _ in range(settings.layers))
         kinds = CHEMISTRY.values() if chemistry else ()
         self.chemistry = nn.ModuleList(nn.Embedding(len(words), width) for words in kinds)
         self.pair_kinds = nn.Embedding(len(PAIR_KINDS), settings.pair_features) if chemistry else None
@@ -141,13 +139,9 @@ class Layer(nn.Module):
 
     Messages are symmetric, so each pair is worked out once. The cross products are what can drive a stereocentre out of
     its plane to the right side: where it is nearly flat, all difference vectors lie in the plane.
-
-    ``turns``: a stereocentre o with neighbours a, b, c also moves along their oriented normal n = (b − a) × (c − a),
-    x_o ← x_o + p(h_o) n and x_a,b,c ← x_a,b,c + q(h_o) n. Its signed volume is (a − o)·n, so that p and q turn its hand
-    directly. Peptides do without: their atoms have names, which tell the network a from b from c.
     """
 
-    def __init__(self, width: int, pair_width: int, *, turns: bool) -> None:
+    def __init__(self, width: int, pair_width: int) -> None:
         super().__init__()
         self.atom_to_pair = nn.Linear(width, pair_width)
         self.distances = nn.Linear(_DISTANCE_FEATURES, pair_width, bias=False)
@@ -158,7 +152,6 @@ class Layer(nn.Module):
         self.update = nn.Sequential(
             nn.Linear(width + pair_width + 3 * _VECTORS, width), nn.SiLU(), nn.Linear(width, width + _VECTORS)
         )
-        self.turn = nn.Linear(width, 2) if turns else None
 
     def forward(
         self,
@@ -192,15 +185,8 @@ class Layer(nn.Module):
         cross = torch.linalg.cross(u, w)
         invariants = [(u * u).sum(-1), (u * w).sum(-1), (cross * u.roll(1, dims=-2)).sum(-1)]
         change = self.update(torch.cat([h, gathered, *invariants], dim=-1))
-        moved = x + pulled[:, 0] + (change[:, -_VECTORS:, None] * cross).sum(dim=-2)
-        h = h + change[:, :-_VECTORS]
-        if self.turn is not None:
-            centre, *neighbours = graph.stereocentres.unbind(-1)
-            push = self.turn(h.index_select(0, centre))[..., None] * _oriented_normals(x, graph)[:, None, :]
-            moved = moved.index_add(0, centre, push[:, 0])
-            for atom in neighbours:
-                moved = moved.index_add(0, atom, push[:, 1])
-        return h, pair + message, vectors, moved
+        x = x + pulled[:, 0] + (change[:, -_VECTORS:, None] * cross).sum(dim=-2)
+        return h + change[:, :-_VECTORS], pair + message, vectors, x
 
 
 def _centre_each(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "atoms 3"]:
@@ -233,14 +219,6 @@ def _torsion_features(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Floa
     norm = torch.sqrt(n1.square().sum(-1) * n2.square().sum(-1) + _EPSILON)
     b2_length = torch.sqrt(b2.square().sum(-1) + _EPSILON)
     return torch.stack([(n1 * n2).sum(-1) / norm, b2_length * (b1 * n2).sum(-1) / norm], dim=-1)
-
-
-def _oriented_normals(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "centres 3"]:
-    """(b − a) × (c − a) of each stereocentre's neighbours over the lengths of the two."""
-    a, b, c = (x.index_select(0, atom) for atom in graph.stereocentres[:, 1:].unbind(-1))
-    u, v = b - a, c - a
-    norms = u.square().sum(-1, keepdim=True) * v.square().sum(-1, keepdim=True)
-    return torch.linalg.cross(u, v) / torch.sqrt(norms + _EPSILON)
 
 
 def _signed_volumes(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "centres 1"]:
