@@ -2,7 +2,7 @@
 
     training    molecules per second: forward, backward, optimiser; 64 molecules of 18 atoms (QM9's mean) in four blocks
     generation  molecules per second with 49 network evaluations, from the time of single evaluations of 64 molecules
-    memory      what a training step adds to the process at its peak (Linux), or to a GPU's memory at its
+    memory      what a training step adds at its peak to the process (Linux), or to the memory of a GPU
     scaling     training, with the number of atoms and with the batch
 
 EDM's own code was measured on two cores of the same kind at nine layers of 256 features: 3.6 molecules per second in
@@ -16,18 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from timing import seconds_of
+from timing import forget_peak_memory, peak_memory_mib, seconds_of
 
 from ancdiff.compound_denoising import CompoundData, SizeBlock, batch_parts
-from ancdiff.config import DenoiserSettings, DiffusionSettings, PretrainSettings
+from ancdiff.config import DenoiserSettings, DiffusionSettings, PretrainSettings, load_config
 from ancdiff.denoiser.compounds import CompoundDenoiser
 from ancdiff.denoiser.store import choose_device
 from ancdiff.diffusion.noise import centred_noise
 from ancdiff.training import gradients
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SIZES = {
-    "configs/qm9-slice.yaml": DenoiserSettings(features=160, pair_features=40, layers=5),
-    "configs/qm9.yaml": DenoiserSettings(features=256, pair_features=96, layers=8),
+    **{name: load_config(REPOSITORY / name).denoiser for name in ("configs/qm9-slice.yaml", "configs/qm9.yaml")},
     "EDM's width and depth": DenoiserSettings(features=256, pair_features=256, layers=9),
 }
 EDM_TRAINING, EDM_GENERATION = 3.6, 64 / (4.6 * 1000)
@@ -87,16 +87,10 @@ def peak_mib(settings: DenoiserSettings) -> float:
 
 
 def _peak_of_a_step(settings: DenoiserSettings) -> float:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: importing and starting have had theirs
-    before = _peak_kib()
+    forget_peak_memory()  # importing and starting have had theirs
+    before = peak_memory_mib()
     training(settings, batch=64, atoms=18, seconds=0.0)
-    return (_peak_kib() - before) / 1024
-
-
-def _peak_kib() -> int:
-    """Largest resident memory of this process (`ru_maxrss` would begin with that of the process that started it)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return peak_memory_mib() - before
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from timing import forget_peak_memory, peak_memory_mib
 
 from ancdiff.artifacts import write_ensemble
 from ancdiff.config import ForcefieldSettings, ScoreSettings
@@ -152,10 +153,11 @@ def table(*, at_least: float = 2.0, plainly: bool = True) -> None:
     """Print the table, its scaling exponents and the memory."""
     print("scoring, ff14SB + OBC2, one thread, CPU seconds")
     _job_overhead()
-    heads = ("atoms", "platform", "energies/s", "conformers/s", "set-up s", "memory MB", "plain way/s", "better")
+    heads = ("atoms", "platform", "energies/s", "conformers/s", "set-up s", "memory MiB", "plain way/s", "better")
     print("".join(f"{head:>13s}" for head in heads))
     sizes, energy_seconds, path_seconds = [], [], []
     for molecule, positions_nm, measured in systems():
+        forget_peak_memory()
         start = time.process_time()
         scorer = Scorer(molecule, positions_nm, FORCEFIELD, SCORE)
         setup = time.process_time() - start
@@ -174,9 +176,8 @@ def table(*, at_least: float = 2.0, plainly: bool = True) -> None:
             assert [row["status"] for row in s.rows(np.array([k]), x[k : k + 1])] == ["ok"]
 
         full = seconds(path, at_least=at_least)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         text = f"{whole_nm.shape[1]:13d}{scorer.relaxer.platform:>13s}{1 / energy:13.3g}{1 / full:13.3g}"
-        text += f"{setup:13.2f}{memory:13.0f}"
+        text += f"{setup:13.2f}{peak_memory_mib():13.0f}"
         if measured and plainly:
             plain = seconds(lambda m=molecule, x=shaken_nm: plain_way(m, x[0]), at_least=0.0)
             text += f"{1 / plain:13.3g}{plain / full:12.1f}x"

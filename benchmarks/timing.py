@@ -1,9 +1,10 @@
-"""What the benchmarks share: the time of a call, and their options."""
+"""What the benchmarks share: the time of a call, the memory at its peak, and their options."""
 
 import argparse
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -20,6 +21,17 @@ def seconds_of(work: Callable[[], object], *, at_least: float) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def forget_peak_memory() -> None:
+    """Let the peak of this process's memory begin anew, at what it holds now (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process (Linux; `ru_maxrss` would begin with that of the one that started it)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def options_of(description: str, *, seconds: float) -> argparse.Namespace:

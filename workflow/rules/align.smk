@@ -7,7 +7,7 @@
 
 
 rule align:
-    """The model <line>_round<r>. One thread each, so that two objectives, or seeds, train side by side on two cores."""
+    """The model <line>_round<r>. Steps take one thread; energies of the pool, before them, take both."""
     input:
         unpack(RUN.align_inputs),
         topologies=RUN.dataset_topologies(),
