@@ -106,7 +106,9 @@ class EquivariantNetwork(nn.Module):
         self.bonds = nn.Embedding(MAX_BOND_DISTANCE + 1, settings.pair_features)
         self.radial = RadialFunctions(_COARSE, _FINE)
         self.start = nn.Linear(_DISTANCE_FEATURES, settings.pair_features, bias=False)
-        self.layers = nn.ModuleList(Layer(width, settings.pair_features) for _ in range(settings.layers))
+        self.layers = nn.ModuleList(
+            Layer(width, settings.pair_features, turns=chemistry) for _ in range(settings.layers)
+        )
         kinds = CHEMISTRY.values() if chemistry else ()
         self.chemistry = nn.ModuleList(nn.Embedding(len(words), width) for words in kinds)
         self.pair_kinds = nn.Embedding(len(PAIR_KINDS), settings.pair_features) if chemistry else None
@@ -139,9 +141,15 @@ class Layer(nn.Module):
 
     Messages are symmetric, so each pair is worked out once. The cross products are what can drive a stereocentre out of
     its plane to the right side: where it is nearly flat, all difference vectors lie in the plane.
+
+    ``turns``: a stereocentre o with neighbours a, b, c also moves along their normal n, (b − a) × (c − a) over both
+    lengths: x_o ← x_o + p n and x_a,b,c ← x_a,b,c + q n, with p, q = tanh(linear(h_o, (a − o)·n)). The height (a − o)·n
+    has the sign of the signed volume, so that p and q turn its hand directly. They are bounded: layers that push one
+    another along these normals left the finite numbers. Peptides do without, since their atoms have names, which tell
+    a from b from c.
     """
 
-    def __init__(self, width: int, pair_width: int) -> None:
+    def __init__(self, width: int, pair_width: int, *, turns: bool) -> None:
         super().__init__()
         self.atom_to_pair = nn.Linear(width, pair_width)
         self.distances = nn.Linear(_DISTANCE_FEATURES, pair_width, bias=False)
@@ -152,6 +160,7 @@ class Layer(nn.Module):
         self.update = nn.Sequential(
             nn.Linear(width + pair_width + 3 * _VECTORS, width), nn.SiLU(), nn.Linear(width, width + _VECTORS)
         )
+        self.turn = nn.Linear(width + 1, 2) if turns else None
 
     def forward(
         self,
@@ -185,8 +194,17 @@ class Layer(nn.Module):
         cross = torch.linalg.cross(u, w)
         invariants = [(u * u).sum(-1), (u * w).sum(-1), (cross * u.roll(1, dims=-2)).sum(-1)]
         change = self.update(torch.cat([h, gathered, *invariants], dim=-1))
-        x = x + pulled[:, 0] + (change[:, -_VECTORS:, None] * cross).sum(dim=-2)
-        return h + change[:, :-_VECTORS], pair + message, vectors, x
+        moved = x + pulled[:, 0] + (change[:, -_VECTORS:, None] * cross).sum(dim=-2)
+        h = h + change[:, :-_VECTORS]
+        if self.turn is not None:
+            centre, *neighbours = graph.stereocentres.unbind(-1)
+            normal, height = _oriented_normals(x, graph)
+            push = torch.tanh(self.turn(torch.cat([h.index_select(0, centre), height], dim=-1)))
+            push = push[..., None] * normal[:, None, :]
+            moved = moved.index_add(0, centre, push[:, 0])
+            for atom in neighbours:
+                moved = moved.index_add(0, atom, push[:, 1])
+        return h, pair + message, vectors, moved
 
 
 def _centre_each(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "atoms 3"]:
@@ -219,6 +237,17 @@ def _torsion_features(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Floa
     norm = torch.sqrt(n1.square().sum(-1) * n2.square().sum(-1) + _EPSILON)
     b2_length = torch.sqrt(b2.square().sum(-1) + _EPSILON)
     return torch.stack([(n1 * n2).sum(-1) / norm, b2_length * (b1 * n2).sum(-1) / norm], dim=-1)
+
+
+def _oriented_normals(
+    x: Float[Tensor, "atoms 3"], graph: MoleculeGraph
+) -> tuple[Float[Tensor, "centres 3"], Float[Tensor, "centres 1"]]:
+    """n = (b − a) × (c − a) of each stereocentre's neighbours over the lengths of the two, and (a − o)·n."""
+    o, a, b, c = (x.index_select(0, atom) for atom in graph.stereocentres.unbind(-1))
+    u, v = b - a, c - a
+    norms = u.square().sum(-1, keepdim=True) * v.square().sum(-1, keepdim=True)
+    normal = torch.linalg.cross(u, v) / torch.sqrt(norms + _EPSILON)
+    return normal, ((a - o) * normal).sum(-1, keepdim=True)
 
 
 def _signed_volumes(x: Float[Tensor, "atoms 3"], graph: MoleculeGraph) -> Float[Tensor, "centres 1"]:
