@@ -2,7 +2,7 @@
 
 *training* MD is many short replicas from chosen basins, so that each basin is seen and its population is wrong, as it
 is in a short trajectory of a protein. *reference* MD is temperature replica exchange, repeated independently.
-Heavy atoms are kept, in nm, in the order of the topology beside the trajectory.
+Heavy atoms are kept, or all with free bonds to hydrogen, in nm, in the order of the topology beside the trajectory.
 
 Points come from their law, once to learn from and as many held out. Exact systems are sampled by parallel tempering:
 the reference, and apart from it training data that may have other populations or another temperature.
@@ -89,11 +89,11 @@ def run(settings: StageConfig, *, system: str, md: str, results: Path) -> None:
     produced = _training(job) if md == "training" else _reference(job)
     record = made_by("simulate", settings=settings.as_dict(), seed=settings.simulate.seed)
     record |= {"md": wanted, "frames": len(produced.table), **produced.notes}
-    molecule = select_atoms(peptide.molecule, peptide.heavy)
+    molecule = select_atoms(peptide.molecule, job.kept)
     write_table(output.with_suffix(".parquet"), produced.table)
     write_ensemble(output, Ensemble(molecule, produced.positions_nm), record)
     # Both data sets share this file: the built structure, which does not depend on which of them came last.
-    write_topology(output.parent / "topology.pdb", molecule, peptide.positions_nm[peptide.heavy])
+    write_topology(output.parent / "topology.pdb", molecule, peptide.positions_nm[job.kept])
     for old in output.parent.glob(f".{md}-*"):
         shutil.rmtree(old, ignore_errors=True)
 
@@ -147,6 +147,8 @@ def md_settings(settings: StageConfig, system: str, md: str) -> dict[str, Any]:
         **{key: simulate[key] for key in ("seed", "timestep_fs", "hydrogen_mass_amu", "friction_per_ps")},
         md: simulate[md],
     }
+    if simulate["atoms"] != "heavy":
+        wanted["atoms"] = simulate["atoms"]
     if md == "training":
         wanted["training_basins"] = basin_shares(one.training_basins)
     elif one.reference_ns is not None:
@@ -184,6 +186,12 @@ class _Job:
         simulate = self.settings.simulate
         return Thermostat(simulate.timestep_fs, simulate.friction_per_ps, self.settings.forcefield.platform)
 
+    @property
+    def kept(self) -> np.ndarray:
+        """Atoms that the frames have."""
+        every = np.arange(self.peptide.molecule.n_atoms)
+        return every if self.settings.simulate.atoms == "all" else self.peptide.heavy
+
     def seed(self, *parts: object) -> int:
         return derived_seed(self.settings.simulate.seed, self.system, *parts)
 
@@ -191,7 +199,7 @@ class _Job:
         system = create_system(
             self.peptide.topology,
             self.settings.forcefield,
-            constrain_hydrogens=True,
+            constrain_hydrogens=self.settings.simulate.atoms == "heavy",
             hydrogen_mass_amu=self.settings.simulate.hydrogen_mass_amu,
         )
         return Engine(system, self.thermostat, seed=self.seed("noise", *parts))
@@ -223,7 +231,7 @@ def _training(job: _Job) -> _Produced:
             frame_interval_ps=training.frame_interval_ps,
             velocity_seed=job.seed("velocity", "training", number),
         )
-        return {"frames": frames[:, job.peptide.heavy].astype(np.float32)}
+        return {"frames": frames[:, job.kept].astype(np.float32)}
 
     parts = []
     for number in tqdm(
@@ -282,7 +290,7 @@ def _segment_maker(
             rng=np.random.default_rng(job.seed("exchange", repeat, number)),
         )
         return {
-            "frames": segment.frames_nm[:, job.peptide.heavy].astype(np.float32),
+            "frames": segment.frames_nm[:, job.kept].astype(np.float32),
             "positions": segment.walkers.positions_nm,
             "velocities": segment.walkers.velocities_nm_ps,
             "tried": segment.tried,

@@ -14,8 +14,11 @@ from ancdiff.basins import BASINS, assign_basins, ramachandran
 from ancdiff.config import ForcefieldSettings, ScoreSettings, StageConfig, load_config, parse_config
 from ancdiff.errors import ConfigError, InputError
 from ancdiff.forcefield import dynamics
+from ancdiff.forcefield.build import build_peptide
 from ancdiff.forcefield.energies import Scorer
+from ancdiff.forcefield.system import create_system
 from ancdiff.molecules import Ensemble, signed_volumes
+from ancdiff.units import thermal_energy_kj_mol
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY_TRAINING = {"replicas": 3, "replica_ps": 0.4, "equilibration_ps": 0.2, "frame_interval_ps": 0.1}
@@ -71,6 +74,24 @@ def test_each_data_set_has_its_files(made: Path, md: str, replicas: int, frames:
     assert record["seed"] == record["md"]["seed"] == 2026
     assert record["md"]["sequence"] == "ACE-ALA-NME"
     assert not list(folder.glob(".*")), "the work folders go when the data are there"
+
+
+def test_frames_of_all_atoms_have_bonds_to_hydrogen_that_vibrate(tmp_path: Path) -> None:
+    """Each stretches as its spring says: ⟨(r − ⟨r⟩)²⟩ = kT/k."""
+    training = {"replicas": 8, "replica_ps": 6.0, "equilibration_ps": 1.0, "frame_interval_ps": 0.05}
+    settings = tiny(atoms="all", timestep_fs=2.0, training=training)
+    simulate.run(settings, system="ala", md="training", results=tmp_path)
+    folder = tmp_path / "simulate" / "ala"
+    ensemble = read_ensemble(folder / "training.dcd")
+    assert ensemble.molecule.elements.count("H") == 12
+    assert read_json(folder / "training.json")["md"]["atoms"] == "all"
+    peptide = build_peptide("ala", "ACE-ALA-NME", ForcefieldSettings())
+    system = create_system(peptide.topology, ForcefieldSettings())
+    springs = next(force for force in system.getForces() if type(force).__name__ == "HarmonicBondForce")
+    for i, j, _, spring in (springs.getBondParameters(b) for b in range(springs.getNumBonds())):
+        if "H" in (ensemble.molecule.elements[i], ensemble.molecule.elements[j]):
+            stretched = np.linalg.norm(ensemble.positions_nm[:, i] - ensemble.positions_nm[:, j], axis=1)
+            assert stretched.std() == pytest.approx(np.sqrt(thermal_energy_kj_mol(300.0) / spring._value), rel=0.15)
 
 
 def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(made: Path, tmp_path: Path) -> None:
@@ -189,6 +210,11 @@ def test_only_systems_with_a_sequence_are_simulated(tmp_path: Path) -> None:
 def test_intervals_that_are_not_whole_stop_before_the_first_job(section: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parse_config({"simulate": section})
+
+
+def test_free_bonds_to_hydrogen_need_short_steps() -> None:
+    with pytest.raises(ConfigError, match=r"needs 'timestep_fs' of at most 2, not 4"):
+        parse_config({"simulate": {"atoms": "all"}})
 
 
 def test_the_ladder_rises_from_the_temperature_of_the_force_field() -> None:

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 from ancdiff.config.base import Count, Kelvin, NonNegative, Positive, Section, Seed
 from ancdiff.units import FEMTOSECONDS_PER_PS
 
+# A C–H bond whose hydrogen has 3 amu swings once in about 17 fs: eight steps to a swing.
+LONGEST_FREE_HYDROGEN_STEP_FS = 2.0
+
 
 class ForcefieldSettings(Section):
     """The force field, the same for simulation and scoring (populations can be compared only then)."""
@@ -100,6 +103,11 @@ class SimulateSettings(Section):
     seed: Seed = Field(
         default=2026, description="of the dynamics alone, so that runs with several seeds learn from the same MD"
     )
+    atoms: Literal["heavy", "all"] = Field(
+        default="heavy",
+        description="kept in the frames. heavy: bonds to hydrogen are constrained; all: they move, as their density "
+        "has to be known",
+    )
     timestep_fs: Annotated[float, Field(gt=0, le=5)] = 4.0
     hydrogen_mass_amu: Annotated[float, Field(ge=1.0, le=4.0)] = Field(
         default=3.0, description="mass moved to each hydrogen from its heavy atom, which leaves populations as they are"
@@ -109,6 +117,15 @@ class SimulateSettings(Section):
     reference: ReferenceMdSettings = ReferenceMdSettings()
     tempering: TemperingSettings = TemperingSettings()
     conformers: EmbeddingSettings = EmbeddingSettings()
+
+    @model_validator(mode="after")
+    def _steps_that_follow_hydrogens(self) -> "SimulateSettings":
+        if self.atoms == "all" and self.timestep_fs > LONGEST_FREE_HYDROGEN_STEP_FS:
+            raise ValueError(
+                f"'atoms: all' leaves bonds to hydrogen free, whose vibration needs 'timestep_fs' of at most "
+                f"{LONGEST_FREE_HYDROGEN_STEP_FS:g}, not {self.timestep_fs:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_intervals(self) -> "SimulateSettings":
