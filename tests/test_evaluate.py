@@ -148,7 +148,7 @@ def test_summary_averages_systems(run_folder, metrics):
     assert list(summary.index) == ["training", "reference", *models(config())]
     for column, (metric, against) in HEADLINE.items():
         if metric in OF_PARTICLES | OF_MOLECULES or against == "exact":  # not measured of peptides
-            assert np.isnan(summary.loc["eba_round2", column])
+            assert column not in summary
             continue
         expected = np.mean(
             [value(metrics, metric, "eba_round2", system=s, against=against).value for s in ("ala", "tri")]
@@ -167,7 +167,7 @@ def test_summary_without_replicates_has_no_interval():
     summary = summarise(rows, ["reference"]).iloc[0]
     assert summary.clashes == 1.5
     assert np.isnan(summary.clashes_low)
-    assert np.isnan(summary.energy_w1_kt)
+    assert not [column for column in summary.index if column.startswith("energy_w1_kt")]
 
 
 def test_the_record_says_what_made_the_tables(run_folder):
@@ -235,7 +235,7 @@ def test_without_reference_md_only_the_training_md_is_compared_with(tmp_path):
     assert set(metrics.against) == {"", "training"}
     summary = read_table(tmp_path / "evaluate" / "summary.parquet").set_index("ensemble")
     assert np.isfinite(summary.loc["pretrain", "ramachandran_jsd_training"])
-    assert np.isnan(summary.loc["pretrain", "ramachandran_jsd"])
+    assert "ramachandran_jsd" not in summary
 
 
 def test_missing_samples_are_named(tmp_path):

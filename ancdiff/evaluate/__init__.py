@@ -136,16 +136,18 @@ def _names_config(settings: StageConfig) -> Config:
 def summarise(measurements: list[Measurement], ensembles: list[str]) -> pd.DataFrame:
     """One row per ensemble: each headline metric averaged over systems, with its interval and floor.
 
-    Columns ``<metric>``, ``<metric>_low``, ``<metric>_high``, ``<metric>_floor`` for each of `HEADLINE`, and
-    ``systems`` (how many are averaged at most). Systems are resampled independently, so replicates are averaged too.
+    Columns ``<metric>``, ``<metric>_low``, ``<metric>_high``, ``<metric>_floor`` for each of `HEADLINE` that this run
+    measures, and ``systems`` (how many are averaged at most). Systems are resampled independently, so replicates are
+    averaged too.
     """
+    measured = {(m.metric, m.against) for m in measurements if not m.residue and not m.basin}
     rows = []
     for ensemble in ensembles:
         mine = [m for m in measurements if m.ensemble == ensemble and not m.residue and not m.basin]
         row: dict[str, Any] = {"ensemble": ensemble, "systems": len({m.system for m in mine})}
         for column, (metric, against) in HEADLINE.items():
-            chosen = [m for m in mine if m.metric == metric and m.against == against]
-            row |= _averaged(column, chosen)
+            if (metric, against) in measured:
+                row |= _averaged(column, [m for m in mine if m.metric == metric and m.against == against])
         rows.append(row)
     return pd.DataFrame(rows)
 

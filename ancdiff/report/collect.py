@@ -154,8 +154,9 @@ class Run:
         """
         if len(self.seeds) > 1 and ensemble not in MD_ENSEMBLES and split_model(ensemble).seed is None:
             return self.over(ensemble, MEAN_OVER_SYSTEMS, column)
-        column_of = self.summary[column]
-        return float(column_of.to_numpy()[column_of.index == ensemble][0]) if ensemble in column_of.index else np.nan
+        if column not in self.summary.columns or ensemble not in self.summary.index:
+            return np.nan
+        return float(self.summary[column].to_numpy()[self.summary.index == ensemble][0])
 
     def over(self, model: str, system: str, column: str) -> float:
         """As `average`, of a model without its seed and of one system: over seeds."""

@@ -243,6 +243,8 @@ def _ratios_to_floor(run: Run) -> dict[str, float]:
 
 def _worst(run: Run, column: str, pick: Any) -> tuple[str, float] | None:
     """The model with the worst average of a headline metric."""
+    if column not in run.summary.columns:
+        return None
     values = run.summary[column].reindex(run.models).dropna()
     if values.empty:
         return None
