@@ -75,6 +75,7 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
         temper=align.temper,
         round_number=name.round_number,
     )
+    parents += [path for name in systems if (path := layout.log_densities(parent, name)).is_file()]
     record = made_by("align", settings=settings.as_dict(), seed=seed, parents=[parent_path, *parents])
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
@@ -87,7 +88,7 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
         reference.to(device)
         last = None if name.round_number == 1 else read_table(layout.model(parent).parent / "weights.parquet")
         weighted = [c for c in data if c.system in weights]
-        this = Round(layout, align, settings.diffusion, round_seed, threads)
+        this = Round(layout, parent, align, settings.diffusion, round_seed, threads)
         pools = make_pools(this, weighted, weights, left_out, last, reference)
         if align.validate_every_steps:
             pools, held = zip(*map(held_out, pools), strict=True)

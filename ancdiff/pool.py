@@ -104,9 +104,10 @@ def pool_weights(
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """What all pools of a round are made with; noise is drawn from ``seed``."""
+    """What all pools of a round are made with; it starts from the model ``parent``, and draws noise from ``seed``."""
 
     layout: Layout
+    parent: str
     align: LineSettings
     diffusion: DiffusionSettings
     seed: int
@@ -166,16 +167,20 @@ def _anchored(
         known = np.isfinite(started)
         started = np.where(known, started - (logmeanexp(started[known]) if known.any() else 0.0), 0.0)
     moved = ~known if align.anchor_update == "new" and not known.all() else np.ones_like(known)
-    positions = centre(torch.as_tensor(_positions(this.layout, conformers.system, weights[usable][moved])))
-    energy = pool_energies(
-        model.on(conformers.graph),
-        positions.to(conformers.positions_nm.device),
-        align,
-        this.diffusion,
-        model.sigma_data_nm,
-        this.seed,
-        threads=this.threads,
-    )
+    rows = weights[usable][moved]
+    energy = _drawn_energies(this, conformers.system, rows)
+    unknown = np.isnan(energy)
+    if unknown.any():
+        positions = centre(torch.as_tensor(_positions(this.layout, conformers.system, rows[unknown])))
+        energy[unknown] = pool_energies(
+            model.on(conformers.graph),
+            positions.to(conformers.positions_nm.device),
+            align,
+            this.diffusion,
+            model.sigma_data_nm,
+            this.seed,
+            threads=this.threads,
+        )
     stepped, gamma = tempered_step(
         started[moved],
         weights["log_weight"].to_numpy()[usable][moved] + energy,
@@ -189,6 +194,23 @@ def _anchored(
     table.loc[usable, "model_energy_nats"] = energies
     table.loc[usable, "anchor_log_weight"] = started - np.log(np.exp(started - started.max()).sum()) - started.max()
     return table.assign(anchor_step=gamma)
+
+
+def _drawn_energies(this: Round, system: str, rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
+    """−log p of the conformers that the round's first model drew, where sampling kept it; NaN of all others.
+
+    An estimate does not stand in where the exact density is asked for.
+    """
+    energies = np.full(len(rows), np.nan)
+    path = this.layout.log_densities(this.parent, system)
+    if this.align.anchor_energy == "bound" or not path.is_file():
+        return energies
+    table = read_table(path).set_index("conformer")
+    if this.align.anchor_energy == "exact" and table["standard_error_nats"].any():
+        return energies
+    drawn = (rows["source"] == this.parent).to_numpy()
+    energies[drawn] = -table["log_density_nats"].loc[rows["conformer"][drawn]].to_numpy()
+    return energies
 
 
 def pool_energies(

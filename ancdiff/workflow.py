@@ -212,19 +212,23 @@ class Corridor:
             "model": self.layout.model(lineage[-1]),
             "conformers": [self.layout.ensemble(*member) for member in pool],
             "energies": [self.layout.energies(*member) for member in pool],
+            "densities": [self.layout.log_densities(lineage[-1], name) for name in self.trained if self._has_densities],
             # The last round's anchor weights; the pretrained model has none.
             "weights": [self.layout.model(model).parent / "weights.parquet" for model in lineage[1:][-1:]],
         }
 
     def sampled_densities(self) -> list[str]:
         """Log-densities of the samples of one model and system, as a pattern, where they are asked for."""
-        pattern = f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"
-        return [] if self.config.sample.log_density == "none" else [pattern]
+        return [f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"] if self._has_densities else []
+
+    @property
+    def _has_densities(self) -> bool:
+        return self.config.sample.log_density != "none"
 
     def evaluate_inputs(self, wildcards: Any) -> dict[str, list[Path]]:
         """Every ensemble of every system, its energies and log-densities; the models, where there are particles."""
         pairs = [(ensemble, name) for name in self.systems for ensemble in self.ensembles(name)]
-        sampled = [pair for pair in pairs if pair[0] not in MD_ENSEMBLES and self.config.sample.log_density != "none"]
+        sampled = [pair for pair in pairs if pair[0] not in MD_ENSEMBLES and self._has_densities]
         particles = any(is_particles(system) for system in self.config.systems.values())
         return {
             "densities": [self.layout.log_densities(*pair) for pair in sampled],

@@ -423,6 +423,23 @@ def test_the_pools_energies_are_log_densities_of_the_flow(results: Path, kind: s
     assert kind == "exact" or np.abs(miss).max() > 0.05
 
 
+@pytest.mark.parametrize(("error", "taken"), [(0.0, True), (0.3, False)])
+def test_a_density_that_sampling_kept_is_not_worked_out_again(results: Path, error: float, taken: bool) -> None:
+    path = Layout(results).log_densities("pretrain", "ala")
+    n = len(read_ensemble(Layout(results).ensemble("pretrain", "ala")))
+    kept = {"conformer": range(n), "log_density_nats": -1e6 - np.arange(n), "standard_error_nats": error}
+    write_table(path, pd.DataFrame(kept))
+    flow = {"anchor_energy": "exact", "anchor_flow_steps": 3}
+    run_align(results, "eba_round1", align=flow, diffusion={"superpose": False})
+    weights = read_table(results / "align" / "eba_round1" / "weights.parquet")
+    drawn = weights["source"] == "pretrain"
+    energies = weights["model_energy_nats"][drawn].to_numpy()
+    assert (energies == 1e6 + weights["conformer"][drawn].to_numpy()).all() == taken  # an estimate is not exact
+    assert (weights["model_energy_nats"][~drawn].abs() < 1e5).all()
+    made = read_json(results / "align" / "eba_round1" / "model.json")
+    assert any(path.name in parent for parent in made["made_by"]["parents"])
+
+
 def test_a_variant_is_made_with_its_own_settings(results: Path) -> None:
     variants = {"eba_free": StageConfig({"align": {"anchor": 0.0, "steps": 2}}).align.model_dump(mode="json")}
     own = {k: v for k, v in variants["eba_free"].items() if k not in ("objectives", "rounds", "variants")}
