@@ -33,7 +33,7 @@ from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempe
 # Pairs of atoms that go through the network at once: on a CPU their features stay in a core's cache.
 _PAIRS = {"cpu": 16_384, "cuda": 4_194_304}
 _HELD_OUT = 10  # one in so many conformers, to stop early by
-_FLOW_CHUNK = 512  # conformers that flow at once; memory only
+_FLOW_CHUNK = 64  # conformers that flow at once: their traces are fastest so, and progress is seen
 _FLOW_RHO = 7.0  # bend of the flow's noise levels (Karras et al. 2022)
 
 
