@@ -88,6 +88,13 @@ def reader(page):
     return Reader(page)
 
 
+def test_variants_of_an_objective_look_apart_and_alike_in_all_rounds() -> None:
+    published, free = look("eba_published_round1"), look("eba_free_round1")
+    assert (published.marker, published.line) != (free.marker, free.line)
+    assert published.colour == free.colour
+    assert look("eba_free_round2_seed3") == free
+
+
 def test_the_page_is_well_formed_and_needs_nothing_else(reader):
     assert reader.open == []
     for tag, attributes in reader.tags:

@@ -1,5 +1,6 @@
 """How an ensemble looks in every figure: one of Okabe and Ito's colours, safe for colour-blind eyes, and a marker."""
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _VARIANT_COLOURS = {
     "dpo": "#555555",
     "none": "#AA4499",
 }
+_VARIANT_MARKS = (("x", "--"), ("^", ":"), ("v", "-."), ("P", "--"), ("*", ":"))
 ELEMENT_COLOURS = {"C": "#4d4d4d", "N": "#0072B2", "O": "#D55E00", "S": "#E69F00", "H": "#bbbbbb"}
 OTHER_ELEMENT = "#009E73"
 FLOOR_COLOUR = "#666666"
@@ -73,7 +75,9 @@ def objective_look(objective: str) -> Look:
     """The look of a line of models: an objective, or a variant of one."""
     if objective in _LOOKS:
         return _LOOKS[objective]
-    return Look(_VARIANT_COLOURS[objective_of(objective)], "x", "--")
+    # Its word decides, so that a variant looks alike in every run, and mostly apart from others of its objective.
+    marker, dashes = _VARIANT_MARKS[zlib.crc32(objective.rpartition("_")[2].encode()) % len(_VARIANT_MARKS)]
+    return Look(_VARIANT_COLOURS[objective_of(objective)], marker, dashes)
 
 
 @contextmanager
