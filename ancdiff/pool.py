@@ -24,7 +24,7 @@ from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoising import Conformers
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, shared_noise
-from ancdiff.diffusion.likelihood import exact_trace, hutchinson_trace, log_density
+from ancdiff.diffusion.likelihood import conformers_at_once, exact_trace, hutchinson_trace, log_density
 from ancdiff.diffusion.noise import centre, karras_sigma
 from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
@@ -33,7 +33,6 @@ from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempe
 # Pairs of atoms that go through the network at once: on a CPU their features stay in a core's cache.
 _PAIRS = {"cpu": 16_384, "cuda": 4_194_304}
 _HELD_OUT = 10  # one in so many conformers, to stop early by
-_FLOW_CHUNK = 64  # conformers that flow at once: their traces are fastest so, and progress is seen
 _FLOW_RHO = 7.0  # bend of the flow's noise levels (Karras et al. 2022)
 
 
@@ -230,8 +229,10 @@ def pool_energies(
     """
     generator = torch.Generator(positions_nm.device).manual_seed(seed)
     low = diffusion.sigma_min * sigma_data_nm
+    pairs = _PAIRS[positions_nm.device.type]
     if align.anchor_energy == "bound":
-        high, size = align.energy_sigma_max * sigma_data_nm, _chunk(positions_nm, align.anchor_noise_levels)
+        high = align.energy_sigma_max * sigma_data_nm
+        pairs //= align.anchor_noise_levels
         shared = shared_noise(
             align.anchor_noise_levels,
             positions_nm.shape[1],
@@ -247,7 +248,7 @@ def pool_energies(
             )
 
     else:
-        high, size = diffusion.sigma_max * sigma_data_nm, _FLOW_CHUNK
+        high = diffusion.sigma_max * sigma_data_nm
         levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=_FLOW_RHO)[:-1].flip(0)
         exact = align.anchor_energy == "exact"
         trace = exact_trace() if exact else hutchinson_trace(align.anchor_probes, generator=generator)
@@ -258,19 +259,13 @@ def pool_energies(
 
     # The flow's probes are drawn chunk after chunk; the bound draws nothing any more, and its chunks go side by side.
     workers = threads if align.anchor_energy == "bound" and positions_nm.device.type == "cpu" else 1
-    chunks = lay_upon_first(positions_nm).split(size)
+    chunks = lay_upon_first(positions_nm).split(conformers_at_once(positions_nm.shape[1], pairs))
     with tqdm(total=len(positions_nm), desc="model energies", unit="conformer", mininterval=2.0) as bar:
         energies = []
         for energy in _side_by_side(torch.no_grad()(energy_of), chunks, workers):
             energies.append(energy)
             bar.update(len(energy))
     return torch.cat(energies).double().cpu().numpy()
-
-
-def _chunk(positions_nm: Float[Tensor, "conformers atoms 3"], levels: int) -> int:
-    """How many conformers, with so many noisy copies each, go through the network at once."""
-    n = positions_nm.shape[1]
-    return max(1, _PAIRS[positions_nm.device.type] // (levels * n * (n - 1) // 2))
 
 
 def _side_by_side(work: Callable[[Tensor], Tensor], chunks: Sequence[Tensor], workers: int) -> Iterator[Tensor]:

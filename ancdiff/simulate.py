@@ -28,7 +28,7 @@ from tqdm import tqdm
 from ancdiff.artifacts import read_json, write_atomically, write_ensemble, write_table, write_topology
 from ancdiff.basins import BASINS
 from ancdiff.chemistry import plain_smiles
-from ancdiff.config import ForcefieldSettings, StageConfig
+from ancdiff.config import ForcefieldSettings, SimulateSettings, StageConfig
 from ancdiff.corridor import MD_ENSEMBLES, Layout
 from ancdiff.dataset.conformers import read_graph
 from ancdiff.errors import ConfigError, InputError
@@ -143,12 +143,11 @@ def md_settings(settings: StageConfig, system: str, md: str) -> dict[str, Any]:
         "system": system,
         "sequence": one.sequence,
         **{key: getattr(settings.forcefield, key) for key in ("protein", "solvent", "temperature_kelvin")},
-        **_unusual_forcefield(settings),
+        **_unusual(settings.forcefield, "xml", "cutoff_nm", "ph", "histidine"),
+        **_unusual(settings.simulate, "atoms"),
         **{key: simulate[key] for key in ("seed", "timestep_fs", "hydrogen_mass_amu", "friction_per_ps")},
         md: simulate[md],
     }
-    if simulate["atoms"] != "heavy":
-        wanted["atoms"] = simulate["atoms"]
     if md == "training":
         wanted["training_basins"] = basin_shares(one.training_basins)
     elif one.reference_ns is not None:
@@ -156,10 +155,10 @@ def md_settings(settings: StageConfig, system: str, md: str) -> dict[str, Any]:
     return wanted
 
 
-def _unusual_forcefield(settings: StageConfig) -> dict[str, Any]:
-    """Settings of the force field that the MD depends on and that are not at their defaults."""
-    given, usual = (one.model_dump(mode="json") for one in (settings.forcefield, ForcefieldSettings()))
-    return {key: given[key] for key in ("xml", "cutoff_nm", "ph", "histidine") if given[key] != usual[key]}
+def _unusual(section: ForcefieldSettings | SimulateSettings, *keys: str) -> dict[str, Any]:
+    """Those of a section's settings that are not at their defaults: bundled MD of before there were any stays good."""
+    given, usual = (one.model_dump(mode="json", include=set(keys)) for one in (section, type(section)()))
+    return {key: given[key] for key in keys if given[key] != usual[key]}
 
 
 def basin_shares(shares: dict[str, float]) -> dict[str, float]:

@@ -28,8 +28,8 @@ PerProbe = Float[Tensor, "batch probes"]
 Levels = Float[Tensor, " levels"]
 
 _DIRECTIONS = 32  # derivatives that go through the network together; memory only
-# Pairs of atoms of the conformers beside them: on a CPU what they need then stays in a core's cache, which makes one of
-# hundreds of conformers several times cheaper.
+# Pairs of atoms of the conformers beside them. Few conformers and many directions are the cheap way: what does not depend
+# on the direction is worked out once for all of a conformer's.
 _PAIRS = {"cpu": 4_096, "cuda": 131_072}
 
 Trace = Callable[[Denoise, Positions, float], PerProbe]
@@ -107,8 +107,7 @@ def _derivatives(
     denoise: Denoise, x: Positions, tangents: Float[Tensor, "tangents batch atoms 3"], sigma: float, at_once: int
 ) -> Float[Tensor, "tangents batch"]:
     """v · ∂D/∂x v of each tangent v; in forward mode, with D itself worked out once for all tangents of a chunk."""
-    atoms = x.shape[1]
-    block = max(1, _PAIRS[x.device.type] // max(1, atoms * (atoms - 1) // 2))
+    block = conformers_at_once(x.shape[1], _PAIRS[x.device.type])
 
     def of_block(part: Positions, directions: Float[Tensor, "tangents part atoms 3"]) -> Float[Tensor, "tangents part"]:
         levels = _full(part, sigma)
@@ -122,6 +121,11 @@ def _derivatives(
     with torch.no_grad():
         blocks = zip(x.split(block), tangents.split(block, dim=1), strict=True)
         return torch.cat([of_block(part, directions) for part, directions in blocks], dim=1)
+
+
+def conformers_at_once(atoms: int, pairs: int) -> int:
+    """How many conformers have so many pairs of atoms between them; at least one."""
+    return max(1, pairs // max(1, atoms * (atoms - 1) // 2))
 
 
 def flow(denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trace, order: int) -> Flow:

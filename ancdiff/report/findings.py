@@ -243,9 +243,7 @@ def _ratios_to_floor(run: Run) -> dict[str, float]:
 
 def _worst(run: Run, column: str, pick: Any) -> tuple[str, float] | None:
     """The model with the worst average of a headline metric."""
-    if column not in run.summary.columns:
-        return None
-    values = run.summary[column].reindex(run.models).dropna()
+    values = pd.Series({model: run.average(model, column) for model in run.models}, dtype=np.float64).dropna()
     if values.empty:
         return None
     worst = float(pick(values))
