@@ -151,6 +151,7 @@ def _plan(settings: PretrainSettings) -> TrainingPlan:
         checkpoint_every_seconds=settings.checkpoint_every_seconds,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
+        optimizer=settings.optimizer,
     )
 
 

@@ -1,4 +1,4 @@
-"""One training loop: AdamW, warm-up and cosine decay, EMA, gradient clipping, checkpoint and resume, progress.
+"""One training loop: AdamW or Muon, warm-up and cosine decay, EMA, gradient clipping, checkpoint and resume, progress.
 
 The loop takes a loss and knows nothing of what it means. All randomness comes from one generator whose state is part of
 the checkpoint, so a run that is killed and started again ends with the weights of an unbroken one (same machine, same
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import pandas as pd
 import torch
@@ -29,6 +29,8 @@ from ancdiff.artifacts import write_atomically
 from ancdiff.errors import StageError
 
 Network = TypeVar("Network", bound=nn.Module)
+
+_NARROW = 8  # inputs or outputs below which a weight is not orthogonalised
 
 LossPart = Callable[[Network], tuple[Tensor, Mapping[str, float]]]
 """A summand of the loss, and the numbers to log. Draws nothing: what is random was drawn when the part was made."""
@@ -48,6 +50,7 @@ class TrainingPlan:
     checkpoint_every_seconds: float
     warmup_steps: int = 0
     weight_decay: float = 0.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
     final_learning_rate_fraction: float = 0.01
 
     def learning_rate_at(self, step: int) -> float:
@@ -65,7 +68,7 @@ class _State(Generic[Network]):
 
     model: Network
     ema: Network
-    optimizer: torch.optim.AdamW
+    optimizers: list[torch.optim.Optimizer]
     generator: torch.Generator
     step: int = 0
     seconds: float = 0.0
@@ -105,7 +108,7 @@ def train(
     state = _State(
         model=model,
         ema=deepcopy(model).requires_grad_(False),
-        optimizer=torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True),
+        optimizers=_optimizers(model, plan),
         generator=generator,
     )
     checkpoint = work / "checkpoint.safetensors"
@@ -135,6 +138,27 @@ def train(
     return state.best or state.ema, pd.DataFrame(state.rows)
 
 
+def _optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
+    """What makes the plan's steps: AdamW for all parameters; or Muon for the matrices, and AdamW for the others.
+
+    Muon takes steps whose singular values are all alike, scaled to the size of AdamW's, so that one learning rate
+    serves both. Matrices are the weights of linear layers; tables of embeddings and narrow ends of the network are not.
+    Reference: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); Liu et al. 2025 (arXiv 2502.16982), eq. 4.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    of_linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and min(m.weight.shape) >= _NARROW}
+    matrices = [p for p in parameters if plan.optimizer == "muon" and id(p) in of_linear]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in parameters if id(p) not in chosen]
+    rate, decay = plan.learning_rate, plan.weight_decay
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    if others:
+        optimizers.append(torch.optim.AdamW(others, lr=rate, weight_decay=decay, fused=True))
+    return optimizers
+
+
 def _step(
     state: _State[Network],
     parameters: Sequence[Tensor],
@@ -145,7 +169,7 @@ def _step(
 ) -> dict[str, float | int]:
     """One optimiser step; returns its row of metrics."""
     learning_rate = plan.learning_rate_at(state.step)
-    for group in state.optimizer.param_groups:
+    for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
         group["lr"] = learning_rate
     loss, logged = gradients(state.model, parameters, loss_of_step(state.generator), pool)
     norm = torch.nn.utils.clip_grad_norm_(parameters, plan.gradient_clip)
@@ -155,7 +179,8 @@ def _step(
             where=title,
             fix="lower the learning_rate or gradient_clip of this stage; the last checkpoint is kept",
         )
-    state.optimizer.step()
+    for optimizer in state.optimizers:
+        optimizer.step()
     state.step += 1
     # Early on the average forgets its random start sooner than its half-life says.
     decay = min(0.5 ** (1.0 / plan.ema_halflife_steps), (1 + state.step) / (10 + state.step))
@@ -198,8 +223,9 @@ def _save(state: _State[Any], path: Path) -> None:
     tensors |= {f"ema.{name}": t for name, t in state.ema.state_dict().items()}
     if state.best is not None:
         tensors |= {f"best.{name}": t for name, t in state.best.state_dict().items()}
-    for index, moments in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": torch.as_tensor(t) for name, t in moments.items()}
+    for number, optimizer in enumerate(state.optimizers):
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{index}.{name}": torch.as_tensor(t) for name, t in moments.items()}
     tensors["generator"] = state.generator.get_state()
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header = {"step": str(state.step), "seconds": str(state.seconds), "rows": json.dumps(state.rows)}
@@ -216,12 +242,14 @@ def _restore(state: _State[Any], path: Path) -> None:
         modules.append(("best.", state.best))
     for prefix, module in modules:
         module.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = tensor
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
+    for number, optimizer in enumerate(state.optimizers):
+        start = f"optimizer.{number}."
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(start):
+                index, key = name.removeprefix(start).split(".")
+                moments.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     state.generator.set_state(tensors["generator"])
     state.step, state.seconds = int(header["step"]), float(header["seconds"])
     state.rows = json.loads(header["rows"])

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pytest
@@ -47,8 +48,12 @@ def run(work: Path, plan: TrainingPlan = PLAN, loss=loss_of_step) -> tuple[Denoi
     return train(make_denoiser(), loss, plan, generator=torch.Generator().manual_seed(1), work=work, title="test")
 
 
-def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
-    unbroken, metrics = run(tmp_path / "unbroken")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(
+    tmp_path: Path, optimizer: Literal["adamw", "muon"]
+) -> None:
+    plan = replace(PLAN, optimizer=optimizer)
+    unbroken, metrics = run(tmp_path / "unbroken", plan)
 
     calls = 0
 
@@ -60,13 +65,32 @@ def test_a_killed_training_ends_with_the_weights_of_an_unbroken_one(tmp_path: Pa
         return loss_of_step(generator)
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken", loss=dies)
-    resumed, resumed_metrics = run(tmp_path / "broken")
+        run(tmp_path / "broken", plan, loss=dies)
+    resumed, resumed_metrics = run(tmp_path / "broken", plan)
     for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
     same = ["step", "loss", "learning_rate", "gradient_norm"]
     pd.testing.assert_frame_equal(metrics[same], resumed_metrics[same])
     assert resumed_metrics["step"].tolist() == list(range(1, 13))
+
+
+def test_muon_moves_matrices_by_singular_values_that_are_alike_and_the_rest_as_adamw_does(tmp_path: Path) -> None:
+    rate = 1e-3
+    plan = replace(PLAN, steps=1, warmup_steps=0, learning_rate=rate, optimizer="muon")
+    before = make_denoiser()
+    model = deepcopy(before)
+    train(model, loss_of_step, plan, generator=torch.Generator().manual_seed(1), work=tmp_path / "work", title="test")
+    moved = {
+        name: (p - old).detach() for (name, p), old in zip(model.named_parameters(), before.parameters(), strict=True)
+    }
+    matrices = [name for name in moved if name.endswith("message.1.weight") or name.endswith("atom_to_pair.weight")]
+    assert len(matrices) == 2
+    for name in matrices:
+        size = 0.2 * max(moved[name].shape) ** 0.5 * rate
+        assert torch.linalg.svdvals(moved[name])[:4] / size == pytest.approx([0.95] * 4, abs=0.35)
+    for name in ("network.layers.0.torsions.weight", "network.noise.0.bias", "network.bonds.weight"):
+        step = moved[name][moved[name] != 0].abs()
+        assert step.numpy() == pytest.approx(rate, rel=0.02)
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one_whole(

@@ -56,7 +56,8 @@ class PretrainSettings(Section):
 
     steps: Count = 7000
     batch_size: Count = 80
-    learning_rate: Positive = 3e-3
+    optimizer: Literal["adamw", "muon"] = "muon"
+    learning_rate: Positive = 6e-3
     weight_decay: NonNegative = 0.0
     warmup_steps: Count = 100
     gradient_clip: Positive = 1.0

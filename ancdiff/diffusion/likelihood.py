@@ -28,8 +28,8 @@ PerProbe = Float[Tensor, "batch probes"]
 Levels = Float[Tensor, " levels"]
 
 _DIRECTIONS = 32  # derivatives that go through the network together; memory only
-# Pairs of atoms of the conformers beside them. Few conformers and many directions are the cheap way: what does not depend
-# on the direction is worked out once for all of a conformer's.
+# Pairs of atoms of the conformers beside them. Few conformers and many directions are the cheap way: what does not
+# depend on the direction is worked out once for all of a conformer's.
 _PAIRS = {"cpu": 4_096, "cuda": 131_072}
 
 Trace = Callable[[Denoise, Positions, float], PerProbe]
