@@ -26,6 +26,7 @@ from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, shared_noise
 from ancdiff.diffusion.likelihood import conformers_at_once, exact_trace, hutchinson_trace, log_density
 from ancdiff.diffusion.noise import centre, karras_sigma
+from ancdiff.diffusion.paths import path_log_density, posterior_variances
 from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
 from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempered_step
@@ -33,6 +34,7 @@ from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempe
 # Pairs of atoms that go through the network at once: on a CPU their features stay in a core's cache.
 _PAIRS = {"cpu": 16_384, "cuda": 4_194_304}
 _HELD_OUT = 10  # one in so many conformers, to stop early by
+_PILOT = 32  # conformers that show how far samples lie from their denoised ones
 _FLOW_RHO = 7.0  # bend of the flow's noise levels (Karras et al. 2022)
 
 
@@ -205,7 +207,7 @@ def _drawn_energies(this: Round, system: str, rows: pd.DataFrame) -> Float[np.nd
     if this.align.anchor_energy == "bound" or not path.is_file():
         return energies
     table = read_table(path).set_index("conformer")
-    if this.align.anchor_energy == "exact" and table["standard_error_nats"].any():
+    if this.align.anchor_energy == "exact" and (table["standard_error_nats"] != 0).any():
         return energies
     drawn = (rows["source"] == this.parent).to_numpy()
     energies[drawn] = -table["log_density_nats"].loc[rows["conformer"][drawn]].to_numpy()
@@ -222,7 +224,7 @@ def pool_energies(
     *,
     threads: int = 1,
 ) -> Float[np.ndarray, " conformers"]:
-    """E_θ in nats of a whole pool: the bound, or −log p_θ by the probability-flow ODE (``align.anchor_energy``).
+    """E_θ in nats of a whole pool (``align.anchor_energy``): the bound, or −log p_θ by the flow or by paths.
 
     The bound has one set of noise for all, so that differences are sharp. E_θ does not change when a conformer is
     turned, but the same noise is another one to a turned conformer: all are laid upon the first. Draws from ``seed``.
@@ -249,13 +251,8 @@ def pool_energies(
 
     else:
         high = diffusion.sigma_max * sigma_data_nm
-        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=_FLOW_RHO)[:-1].flip(0)
-        exact = align.anchor_energy == "exact"
-        trace = exact_trace() if exact else hutchinson_trace(align.anchor_probes, generator=generator)
-
-        def energy_of(x: Float[Tensor, "conformers atoms 3"]) -> Float[Tensor, " conformers"]:
-            # The density that is sampled: samples start with the data's spread beside σ_max.
-            return -log_density(denoise, x, levels, trace=trace, order=4, data_spread_nm=sigma_data_nm).nats
+        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=_FLOW_RHO)
+        energy_of = _flow_energy(denoise, positions_nm, levels, align, sigma_data_nm, generator)
 
     # The flow's probes are drawn chunk after chunk; the bound draws nothing any more, and its chunks go side by side.
     workers = threads if align.anchor_energy == "bound" and positions_nm.device.type == "cpu" else 1
@@ -266,6 +263,45 @@ def pool_energies(
             energies.append(energy)
             bar.update(len(energy))
     return torch.cat(energies).double().cpu().numpy()
+
+
+def _flow_energy(
+    denoise: Denoise,
+    positions_nm: Float[Tensor, "conformers atoms 3"],
+    levels_nm: Float[Tensor, " levels"],
+    align: LineSettings,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+) -> Callable[[Float[Tensor, "some atoms 3"]], Float[Tensor, " some"]]:
+    """−log p_θ of conformers, of the density that is sampled: starts have the data's spread beside σ_max.
+
+    ``levels_nm`` fall and end with 0. The positions say what paths have to know of the conformers.
+    """
+    if align.anchor_energy == "path":
+        every = max(1, len(positions_nm) // _PILOT)
+        variances = posterior_variances(denoise, positions_nm[::every][:_PILOT], levels_nm, generator=generator)
+
+        def by_paths(x: Float[Tensor, "some atoms 3"]) -> Float[Tensor, " some"]:
+            return -path_log_density(
+                denoise,
+                x,
+                levels_nm,
+                variances,
+                eta=align.anchor_eta,
+                data_spread_nm=sigma_data_nm,
+                paths=align.anchor_probes,
+                generator=generator,
+            )
+
+        return by_paths
+    rising = levels_nm[:-1].flip(0)
+    exact = align.anchor_energy == "exact"
+    trace = exact_trace() if exact else hutchinson_trace(align.anchor_probes, generator=generator)
+
+    def by_the_flow(x: Float[Tensor, "some atoms 3"]) -> Float[Tensor, " some"]:
+        return -log_density(denoise, x, rising, trace=trace, order=4, data_spread_nm=sigma_data_nm).nats
+
+    return by_the_flow
 
 
 def _side_by_side(work: Callable[[Tensor], Tensor], chunks: Sequence[Tensor], workers: int) -> Iterator[Tensor]:

@@ -27,6 +27,7 @@ from ancdiff.diffusion.likelihood import (
     sample_with_log_density,
 )
 from ancdiff.diffusion.noise import centre, karras_sigma, start_noise
+from ancdiff.diffusion.paths import posterior_variances, sample_paths
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
 from ancdiff.diffusion.variance_preserving import vp_sigma_nm
 from ancdiff.errors import StageError
@@ -34,6 +35,7 @@ from ancdiff.molecules import Ensemble
 from ancdiff.provenance import made_by
 
 _CHECKED = 8  # conformers on which the steps' error is measured
+_PILOT = SampleSettings(conformers=32, batch_size=32, solver="dpmpp_2m_sde", steps=60, eta=1.0)
 
 
 def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, seed: int, threads: int) -> None:
@@ -63,6 +65,10 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
     if settings.sample.log_density == "none":
         densities.unlink(missing_ok=True)  # of an earlier run with other settings: it would belong to other samples
         positions = draw_conformers(way, molecule.n_atoms, settings.sample, **asked)
+        last = positions[:1]
+    elif settings.sample.log_density == "path":
+        positions, table = draw_with_path_density(way, molecule.n_atoms, settings.sample, **asked)
+        write_table(densities, table)
         last = positions[:1]
     else:
         probes = torch.Generator(device).manual_seed(seed + 1)  # so that the samples do not depend on the trace
@@ -132,6 +138,9 @@ def draw_conformers(
     Raises:
         StageError: the sampler left the finite numbers.
     """
+    if settings.solver == "ancestral":
+        wanted = {"sigma_data_nm": sigma_data_nm, "generator": generator, "title": title}
+        return draw_with_path_density(denoise, n_atoms, settings, diffusion, **wanted)[0]
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
     drawn = []
     with torch.inference_mode():
@@ -178,7 +187,7 @@ def draw_with_log_density(
     probes: torch.Generator,
     title: str = "sample",
 ) -> tuple[Float[np.ndarray, "conformers atoms 3"], pd.DataFrame]:
-    """As `draw_conformers` with ``solver: rk4``, the same conformers, and the log-density of each, along one path.
+    """As `draw_conformers` with ``solver: rk4``, the same conformers, and the log-density of each, along the same way.
 
     Columns ``conformer``, ``log_density_nats`` (of the density per nm^d, d = 3(N − 1), of samples at the lowest noise
     level) and ``standard_error_nats`` (of the estimated trace; 0 where it is exact). Draws from ``generator``, and from
@@ -200,6 +209,48 @@ def draw_with_log_density(
     nats, error = torch.cat(parts, dim=1).numpy()
     _finite(nats, title)
     table = {"conformer": np.arange(len(nats)), "log_density_nats": nats, "standard_error_nats": error}
+    return _finite(torch.cat(drawn).numpy(), title), pd.DataFrame(table)
+
+
+def draw_with_path_density(
+    denoise: Denoise,
+    n_atoms: int,
+    settings: SampleSettings,
+    diffusion: DiffusionSettings,
+    *,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+    title: str = "sample",
+) -> tuple[Float[np.ndarray, "conformers atoms 3"], pd.DataFrame]:
+    """As `draw_conformers` with ``solver: ancestral``, the same conformers, and log ω of the path of each.
+
+    The table's columns are those of `draw_with_log_density`, with log ω for the log-density: weights by it reweight as
+    exactly (`ancdiff.diffusion.paths`), so that ``standard_error_nats`` means nothing here and is NaN. What the spread
+    of the kernels needs to know is measured on a few conformers that are drawn before. Draws from ``generator``.
+
+    Raises:
+        StageError: the sampler left the finite numbers.
+    """
+    asked: dict[str, Any] = {"sigma_data_nm": sigma_data_nm, "generator": generator}
+    pilot = draw_conformers(denoise, n_atoms, _PILOT, diffusion, **asked, title=f"{title}: pilot")
+    sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
+    clean = centre(torch.as_tensor(pilot)).to(generator.device)
+    variances = posterior_variances(denoise, clean, sigma, generator=generator)
+    drawn, parts = [], []
+    for start in _starts(n_atoms, settings, float(sigma[0]), sigma_data_nm, generator, title):
+        batch, log_omega = sample_paths(
+            denoise,
+            start,
+            sigma,
+            variances,
+            eta=settings.eta,
+            data_spread_nm=sigma_data_nm,
+            generator=generator,
+        )
+        drawn.append(batch.cpu())
+        parts.append(log_omega.cpu())
+    nats = _finite(torch.cat(parts).numpy(), title)
+    table = {"conformer": np.arange(len(nats)), "log_density_nats": nats, "standard_error_nats": np.nan}
     return _finite(torch.cat(drawn).numpy(), title), pd.DataFrame(table)
 
 

@@ -15,8 +15,8 @@ from ancdiff.diffusion.likelihood import (
     exact_trace,
     flow,
     hutchinson_trace,
+    log_normal_density,
     no_trace,
-    prior_log_density,
     round_trip_error_nm,
     subspace_basis,
 )
@@ -234,6 +234,6 @@ def test_the_prior_and_another_order() -> None:
     gaussian = torch.distributions.Normal(0.0, 0.7)
     basis = subspace_basis(4, dtype=torch.float64, device=torch.device("cpu"))
     expected = gaussian.log_prob(basis.T @ x).sum(dim=(-1, -2))
-    assert torch.allclose(prior_log_density(x, 0.7), expected, rtol=1e-6)
+    assert torch.allclose(log_normal_density(x, 0.7), expected, rtol=1e-6)
     with pytest.raises(ValueError, match="order 2 or 4, not 3"):
         flow(GaussianCloud(4, spread_nm=0.1).denoise, x, rising(5), trace=no_trace, order=3)

@@ -72,24 +72,28 @@ class SampleSettings(Section):
     """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 
     conformers: Count = 400
-    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde", "rk4"] = "dpmpp_2m_sde"
-    steps: Annotated[int, Field(ge=2, le=500)] = 40
+    solver: Literal["heun", "dpmpp_2m", "stochastic", "dpmpp_2m_sde", "rk4", "ancestral"] = "dpmpp_2m_sde"
+    steps: Annotated[int, Field(ge=2, le=2000)] = 40
     rho: Positive = 7.0
-    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
+    eta: NonNegative = Field(
+        default=8.0, description="fresh noise of solver: dpmpp_2m_sde and ancestral; 1 is their papers'"
+    )
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
-    log_density: Literal["none", "exact", "hutchinson"] = Field(
-        default="none", description="log p of every sample, for reweighting; with solver: rk4"
+    log_density: Literal["none", "exact", "hutchinson", "path"] = Field(
+        default="none",
+        description="log p of every sample, for reweighting; with solver: rk4, or of its path; with solver: ancestral",
     )
     log_density_probes: Annotated[int, Field(ge=2)] = Field(
         default=8, description="random vectors of log_density: hutchinson; their spread is its error"
     )
 
     @model_validator(mode="after")
-    def _density_of_the_ode(self) -> "SampleSettings":
-        if self.log_density != "none" and self.solver != "rk4":
+    def _density_of_the_solver(self) -> "SampleSettings":
+        wanted = {"none": self.solver, "path": "ancestral"}.get(self.log_density, "rk4")
+        if self.solver != wanted:
             raise ValueError(
-                f"'log_density: {self.log_density}' is that of the ODE's own samples: set 'solver: rk4' "
+                f"'log_density: {self.log_density}' is that of a solver's own samples: set 'solver: {wanted}' "
                 f"(samples of '{self.solver}' have another density, which is not known)"
             )
         return self
@@ -108,7 +112,9 @@ class GenerateSettings(Section):
     )
     compared_compounds: Count = Field(default=1000, description="in each of the sets to compare")
     rho: Positive = 7.0
-    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
+    eta: NonNegative = Field(
+        default=8.0, description="fresh noise of solver: dpmpp_2m_sde and ancestral; 1 is their papers'"
+    )
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
 
@@ -175,18 +181,19 @@ class LineSettings(Section):
     anchor_local_sigma: NonNegative = Field(
         default=0.3, description="noise below which the anchor denoises training MD, in units of the data's spread"
     )
-    anchor_energy: Literal["bound", "exact", "hutchinson"] = Field(
+    anchor_energy: Literal["bound", "exact", "hutchinson", "path"] = Field(
         default="bound",
-        description="model energies of the whole pool: the denoising error, or −log p of the flow, its trace exact or "
-        "estimated",
+        description="model energies of the whole pool: the denoising error; −log p of the flow, its trace exact or "
+        "estimated; or −log p of paths",
     )
     anchor_noise_levels: Count = Field(default=64, description="of anchor_energy: bound, once a round")
     anchor_flow_steps: Annotated[int, Field(ge=2)] = Field(
-        default=15, description="Runge-Kutta steps of the other kinds of anchor_energy"
+        default=15, description="steps of the other kinds of anchor_energy: Runge-Kutta ones, or those of a path"
     )
     anchor_probes: Annotated[int, Field(ge=2)] = Field(
-        default=8, description="random vectors of anchor_energy: hutchinson"
+        default=8, description="random vectors of anchor_energy: hutchinson, or paths of anchor_energy: path"
     )
+    anchor_eta: Positive = Field(default=1.0, description="fresh noise of the paths of anchor_energy: path")
     validate_every_steps: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="0: all steps are made; else a tenth of the pool is held out, whose denoising loss decides",

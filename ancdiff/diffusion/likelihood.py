@@ -169,8 +169,8 @@ def flow(denoise: Denoise, start_nm: Positions, sigma_nm: Levels, *, trace: Trac
     return Flow(x, integral)
 
 
-def prior_log_density(x_nm: Positions, spread_nm: float) -> Float[Tensor, " batch"]:
-    """log N(x; 0, s²) in the subspace, −‖x‖²/2s² − (d/2) ln 2πs²: where sampling starts."""
+def log_normal_density(x_nm: Positions, spread_nm: float) -> Float[Tensor, " batch"]:
+    """log N(x; 0, s²) in the subspace: −‖x‖²/2s² − (d/2) ln 2πs²."""
     dimension = 3 * (x_nm.shape[1] - 1)
     squared = x_nm.double().square().sum(dim=(-1, -2))
     return -squared / (2 * spread_nm**2) - 0.5 * dimension * math.log(2 * math.pi * spread_nm**2)
@@ -185,7 +185,7 @@ def sample_with_log_density(
     s² = σ_max² + σ_data² (`ancdiff.diffusion.noise.start_noise`).
     """
     ended = flow(denoise, start_nm, sigma_nm, trace=trace, order=order)
-    prior = prior_log_density(start_nm, math.hypot(float(sigma_nm[0]), data_spread_nm))
+    prior = log_normal_density(start_nm, math.hypot(float(sigma_nm[0]), data_spread_nm))
     return ended.positions_nm, _log_density(prior, -ended.integral)
 
 
@@ -203,7 +203,7 @@ def log_density(
     log p(x) = log N(x_end; 0, σ_max² + σ_data²) + ∫ from ln σ_min to ln σ_max of (d − tr ∂D/∂x) dt.
     """
     ended = flow(denoise, positions_nm, sigma_nm, trace=trace, order=order)
-    prior = prior_log_density(ended.positions_nm, math.hypot(float(sigma_nm[-1]), data_spread_nm))
+    prior = log_normal_density(ended.positions_nm, math.hypot(float(sigma_nm[-1]), data_spread_nm))
     return _log_density(prior, ended.integral)
 
 
