@@ -208,11 +208,12 @@ class Corridor:
         """The last round's model, and conformers with energies of training MD and of the ancestors in its pool."""
         lineage = ancestors(wildcards.model)
         pool = [(e, name) for e in ("training", *replayed(lineage, self.config.align)) for name in self.trained]
+        with_densities = self.trained if self._has_densities else []
         return {
             "model": self.layout.model(lineage[-1]),
             "conformers": [self.layout.ensemble(*member) for member in pool],
             "energies": [self.layout.energies(*member) for member in pool],
-            "densities": [self.layout.log_densities(lineage[-1], name) for name in self.trained if self._has_densities],
+            "densities": [self.layout.log_densities(lineage[-1], name) for name in with_densities],
             # The last round's anchor weights; the pretrained model has none.
             "weights": [self.layout.model(model).parent / "weights.parquet" for model in lineage[1:][-1:]],
         }

@@ -2,7 +2,8 @@
 
     step         one step of the objective, forward, backward and optimiser, against the size K of a group and the
                  number L of noise levels: conformers through the network in a second  |  the same without a gradient
-    log-density  one conformer, `sample.steps` RK4 steps, against the number of atoms: exact trace  |  Hutchinson
+    log-density  one conformer, `sample.steps` RK4 steps, against the number of atoms: exact trace  |  Hutchinson  |
+                 none  |  weights of a path of ten times as many steps
 
 Prints a table; draws from fixed seeds.
 """
@@ -24,12 +25,14 @@ from ancdiff.denoiser.network import Denoiser
 from ancdiff.diffusion.energy import likelihood_terms, shared_noise
 from ancdiff.diffusion.likelihood import Trace, exact_trace, hutchinson_trace, no_trace, sample_with_log_density
 from ancdiff.diffusion.noise import centre, centred_noise, karras_sigma
+from ancdiff.diffusion.paths import sample_paths
 from ancdiff.molecules import Ensemble
 from ancdiff.objectives import GroupEnergies, eba_loss
 from ancdiff.workflow import BUNDLED_MD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPREAD_NM = 0.2
+BATCH = 16
 
 
 def alignment_steps(config: Config, ensemble: Ensemble, at_least: float) -> None:
@@ -66,19 +69,22 @@ def alignment_steps(config: Config, ensemble: Ensemble, at_least: float) -> None
 
 def log_densities(config: Config, ensembles: dict[str, Ensemble], at_least: float) -> None:
     """Seconds of one sample with its log-density against the number of atoms, by each trace, and without one."""
-    print(f"sample with log-density, {config.sample.steps} levels, RK4: seconds of a conformer (batch of 4)")
-    sigma = karras_sigma(
-        config.sample.steps,
-        sigma_min_nm=config.diffusion.sigma_min * SPREAD_NM,
-        sigma_max_nm=config.diffusion.sigma_max * SPREAD_NM,
-        rho=config.sample.rho,
-    )[:-1]
+    print(f"sample with log-density, {config.sample.steps} levels, RK4: seconds of a conformer (batch of {BATCH})")
+    sigma, levels = (
+        karras_sigma(
+            steps,
+            sigma_min_nm=config.diffusion.sigma_min * SPREAD_NM,
+            sigma_max_nm=config.diffusion.sigma_max * SPREAD_NM,
+            rho=config.sample.rho,
+        )
+        for steps in (config.sample.steps, 10 * config.sample.steps)
+    )
     for ensemble in ensembles.values():
         atoms = ensemble.molecule.n_atoms
         torch.manual_seed(1)
         denoise = Denoiser(config.denoiser, sigma_data_nm=SPREAD_NM).eval().requires_grad_(False)
         bound = denoise.on(molecule_graph(ensemble.molecule))
-        start = float(sigma[0]) * centred_noise((4, atoms, 3), generator=torch.Generator().manual_seed(2))
+        start = float(sigma[0]) * centred_noise((BATCH, atoms, 3), generator=torch.Generator().manual_seed(2))
         probes = config.sample.log_density_probes
         traces: dict[str, Trace] = {
             "exact": exact_trace(),
@@ -87,10 +93,16 @@ def log_densities(config: Config, ensembles: dict[str, Ensemble], at_least: floa
         }
 
         def sample(trace: Trace, bound=bound, start: torch.Tensor = start) -> object:
-            return sample_with_log_density(bound, start, sigma, trace=trace, order=4, data_spread_nm=SPREAD_NM)
+            return sample_with_log_density(bound, start, sigma[:-1], trace=trace, order=4, data_spread_nm=SPREAD_NM)
+
+        def by_path(bound=bound, start: torch.Tensor = start) -> object:
+            generator = torch.Generator().manual_seed(4)
+            variances = levels.square() * SPREAD_NM**2 / (levels.square() + SPREAD_NM**2)
+            return sample_paths(bound, start, levels, variances, eta=1.0, data_spread_nm=SPREAD_NM, generator=generator)
 
         found = {name: seconds_of(lambda t=t, draw=sample: draw(t), at_least=at_least) for name, t in traces.items()}
-        times = "   ".join(f"{name} {s / 4:8.3f} s" for name, s in found.items())
+        found[f"path, {len(levels) - 1} steps"] = seconds_of(by_path, at_least=at_least)
+        times = "   ".join(f"{name} {s / BATCH:8.3f} s" for name, s in found.items())
         print(f"  {atoms:3d} atoms, {3 * (atoms - 1):3d} dimensions:   {times}", flush=True)
 
 

@@ -25,8 +25,8 @@ SETTINGS = config(
 MODEL, WEIGHTED = "pretrain", "pretrain_reweighted"
 
 
-def write_densities(root: Path, log_density: np.ndarray, model: str = MODEL) -> None:
-    table = {"conformer": np.arange(len(log_density)), "log_density_nats": log_density, "standard_error_nats": 0.1}
+def write_densities(root: Path, log_density: np.ndarray, model: str = MODEL, error: float = 0.1) -> None:
+    table = {"conformer": np.arange(len(log_density)), "log_density_nats": log_density, "standard_error_nats": error}
     write_table(Layout(root).log_densities(model, "ala"), pd.DataFrame(table))
 
 
@@ -53,7 +53,8 @@ def folder(tmp_path_factory) -> Path:
     known = np.where(basins >= 0, ratio[np.maximum(basins, 0)], 1.0)
     write_densities(root, np.nan_to_num(-reduced(root, MODEL)) - np.log(known))
     heavy = 2.0 * np.random.default_rng(0).exponential(size=400)  # weights with a tail of shape 2
-    write_densities(root, np.nan_to_num(-reduced(root, "eba_round1")) - heavy, "eba_round1")
+    # Weights of paths have no standard error.
+    write_densities(root, np.nan_to_num(-reduced(root, "eba_round1")) - heavy, "eba_round1", np.nan)
     evaluate.run(stage_config(SETTINGS, *EVALUATE), results=root)
     return root
 

@@ -423,13 +423,18 @@ def test_the_pools_energies_are_log_densities_of_the_flow(results: Path, kind: s
     assert kind == "exact" or np.abs(miss).max() > 0.05
 
 
-@pytest.mark.parametrize(("error", "taken"), [(0.0, True), (0.3, False)])
-def test_a_density_that_sampling_kept_is_not_worked_out_again(results: Path, error: float, taken: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "error", "taken"),
+    [("exact", 0.0, True), ("exact", 0.3, False), ("exact", np.nan, False), ("path", np.nan, True)],
+)
+def test_a_density_that_sampling_kept_is_not_worked_out_again(
+    results: Path, kind: str, error: float, taken: bool
+) -> None:
     path = Layout(results).log_densities("pretrain", "ala")
     n = len(read_ensemble(Layout(results).ensemble("pretrain", "ala")))
     kept = {"conformer": range(n), "log_density_nats": -1e6 - np.arange(n), "standard_error_nats": error}
     write_table(path, pd.DataFrame(kept))
-    flow = {"anchor_energy": "exact", "anchor_flow_steps": 3}
+    flow = {"anchor_energy": kind, "anchor_flow_steps": 3}
     run_align(results, "eba_round1", align=flow, diffusion={"superpose": False})
     weights = read_table(results / "align" / "eba_round1" / "weights.parquet")
     drawn = weights["source"] == "pretrain"

@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ancdiff.config import DiffusionSettings, SampleSettings
+from ancdiff.config import DiffusionSettings, LineSettings, SampleSettings
 from ancdiff.diffusion.noise import karras_sigma, start_noise
 from ancdiff.diffusion.paths import path_log_density, posterior_variances, sample_paths
+from ancdiff.pool import pool_energies
 from ancdiff.sample import draw_conformers, draw_with_path_density
 from ancdiff.testing import GaussianCloud
 
@@ -118,6 +120,15 @@ def test_more_paths_raise_the_density_to_that_of_the_samples() -> None:
     one, ten, many = at(1), at(10), at(400)
     assert (one < many).all()
     assert ((many - ten).abs() < 0.6 * (many - one)).all()
+
+
+def test_the_energies_of_a_pool_by_paths() -> None:
+    """−log p of conformers, with variances measured on 32 of them: 4 % of error in each cost little."""
+    cloud = GaussianCloud(5, spread_nm=0.15)
+    x = cloud.draw(60, generator=seeded(1))
+    align = LineSettings(anchor_energy="path", anchor_flow_steps=60, anchor_probes=8, anchor_eta=1.3)
+    found = pool_energies(cloud.denoise, x, align, DiffusionSettings(superpose=False), 0.15, seed=2)
+    assert np.abs(found + cloud.log_density(x).numpy()).max() < 0.3
 
 
 def test_the_stage_draws_the_same_conformers_with_and_without_weights() -> None:

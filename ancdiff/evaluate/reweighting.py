@@ -75,6 +75,8 @@ def diagnostics(system: str, one: Reweighted) -> Iterator[Measurement]:
         ("pareto_k", importance.pareto_k),
         ("log_density_error_nats", one.density_error_nats),
     ):
+        if np.isnan(value) and metric == "log_density_error_nats":
+            continue  # weights of paths: nothing is estimated
         yield Measurement(system, one.name, metric, value, one.samples, status=status)
     if one.data is None:
         for metric, against in dict.fromkeys(HEADLINE.values()):
