@@ -188,8 +188,12 @@ def _anchored(
         largest_step=align.anchor_step,
         ess_fraction=align.anchor_ess_fraction,
     )
-    # Those that are not moved keep their weights, and the moved ones the mean of them.
-    started[moved] = stepped - logmeanexp(stepped)
+    # Those that are not moved keep their weights, and the moved ones the mean of them. Weighed once, each source stands
+    # for the whole by itself: an error that all of its densities share, as that of few paths, counts for nothing.
+    sources = rows["source"].to_numpy() if align.anchor_update == "new" else np.zeros(len(rows))
+    for source in np.unique(sources):
+        stepped[sources == source] -= logmeanexp(stepped[sources == source])
+    started[moved] = stepped
     energies = np.full(len(started), np.nan)
     energies[moved] = energy
     table.loc[usable, "model_energy_nats"] = energies
