@@ -182,23 +182,30 @@ def _anchored(
             this.seed,
             threads=this.threads,
         )
+    # Weighed once, each source stands for the whole by itself: an error that all of its densities share, as that of few
+    # paths, counts for nothing.
+    sources = rows["source"].to_numpy() if align.anchor_update == "new" else np.zeros(len(rows))
     stepped, gamma = tempered_step(
         started[moved],
-        weights["log_weight"].to_numpy()[usable][moved] + energy,
+        _about(np.mean, weights["log_weight"].to_numpy()[usable][moved] + energy, sources),
         largest_step=align.anchor_step,
         ess_fraction=align.anchor_ess_fraction,
     )
-    # Those that are not moved keep their weights, and the moved ones the mean of them. Weighed once, each source stands
-    # for the whole by itself: an error that all of its densities share, as that of few paths, counts for nothing.
-    sources = rows["source"].to_numpy() if align.anchor_update == "new" else np.zeros(len(rows))
-    for source in np.unique(sources):
-        stepped[sources == source] -= logmeanexp(stepped[sources == source])
-    started[moved] = stepped
+    # Those that are not moved keep their weights, and the moved ones the mean of them.
+    started[moved] = _about(logmeanexp, stepped, sources)
     energies = np.full(len(started), np.nan)
     energies[moved] = energy
     table.loc[usable, "model_energy_nats"] = energies
     table.loc[usable, "anchor_log_weight"] = started - np.log(np.exp(started - started.max()).sum()) - started.max()
     return table.assign(anchor_step=gamma)
+
+
+def _about(
+    middle: Callable[[Float[np.ndarray, " some"]], float], values: Float[np.ndarray, " rows"], groups: np.ndarray
+) -> Float[np.ndarray, " rows"]:
+    """Values without the middle of their group."""
+    middles = {group: middle(values[groups == group]) for group in np.unique(groups)}
+    return values - np.array([middles[group] for group in groups])
 
 
 def _drawn_energies(this: Round, system: str, rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:

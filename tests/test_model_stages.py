@@ -445,6 +445,22 @@ def test_a_density_that_sampling_kept_is_not_worked_out_again(
     assert any(path.name in parent for parent in made["made_by"]["parents"])
 
 
+def test_an_error_common_to_a_sources_densities_does_not_count_where_it_is_weighed_once(results: Path) -> None:
+    path = Layout(results).log_densities("pretrain", "ala")
+    n = len(read_ensemble(Layout(results).ensemble("pretrain", "ala")))
+    found = []
+    for shift in (0.0, 30.0):
+        kept = {"conformer": range(n), "log_density_nats": shift + np.arange(n) / n, "standard_error_nats": np.nan}
+        write_table(path, pd.DataFrame(kept))
+        flow = {"anchor_energy": "path", "anchor_flow_steps": 3, "anchor_update": "new", "anchor_step": 0.01}
+        run_align(results, "eba_round1", align=flow, diffusion={"superpose": False})
+        found.append(read_table(results / "align" / "eba_round1" / "weights.parquet"))
+        weights = np.exp(found[-1]["anchor_log_weight"])
+        shares = weights.groupby(found[-1]["source"]).mean()
+        assert shares["pretrain"] == pytest.approx(shares["training"])
+    np.testing.assert_allclose(found[0]["anchor_log_weight"], found[1]["anchor_log_weight"], atol=1e-6)
+
+
 def test_a_variant_is_made_with_its_own_settings(results: Path) -> None:
     variants = {"eba_free": StageConfig({"align": {"anchor": 0.0, "steps": 2}}).align.model_dump(mode="json")}
     own = {k: v for k, v in variants["eba_free"].items() if k not in ("objectives", "rounds", "variants")}
