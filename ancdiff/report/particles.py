@@ -18,6 +18,7 @@ from ancdiff.report.style import FLOOR_COLOUR, look
 _BINS = 120
 _FRAMES = 6
 _TINY = 1e-12
+_LINEAR_KT = 0.5  # errors beyond twice this are drawn on a logarithmic axis from here on
 
 
 def names(run: Run) -> list[str]:
@@ -84,7 +85,8 @@ def errors_per_step(run: Run) -> Figure | None:
                 label=line_words(line),
             )  # fmt: skip
         panel.set(title=system, ylabel=label)
-        panel.set_yscale("symlog", linthresh=0.5)
+        if np.abs(panel.get_ylim()).max() > 2 * _LINEAR_KT:
+            panel.set_yscale("symlog", linthresh=_LINEAR_KT)
     figure.supxlabel("steps of alignment", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
