@@ -255,11 +255,12 @@ def pool_energies(
             antithetic=align.antithetic,
         )
 
-        def energy_of(x: Float[Tensor, "conformers atoms 3"]) -> Float[Tensor, " conformers"]:
+        def by_the_bound(x: Float[Tensor, "some atoms 3"]) -> Float[Tensor, " some"]:
             return likelihood_energy(
                 denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=diffusion.superpose
             )
 
+        energy_of = by_the_bound
     else:
         high = diffusion.sigma_max * sigma_data_nm
         levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=_FLOW_RHO)

@@ -16,6 +16,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is loaded
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -31,7 +32,13 @@ from ancdiff.training import TrainingPlan, train
 from ancdiff.workflow import BUNDLED_MD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-OPTIMIZERS = (("adamw", 0.003), ("adamw", 0.006), ("muon", 0.003), ("muon", 0.006), ("muon", 0.008))
+OPTIMIZERS: tuple[tuple[Literal["adamw", "muon"], float], ...] = (
+    ("adamw", 0.003),
+    ("adamw", 0.006),
+    ("muon", 0.003),
+    ("muon", 0.006),
+    ("muon", 0.008),
+)
 HELD_OUT = 400  # conformers of each system
 
 
