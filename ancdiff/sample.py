@@ -67,7 +67,9 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
         positions = draw_conformers(way, molecule.n_atoms, settings.sample, **asked)
         last = positions[:1]
     elif settings.sample.log_density == "path":
-        positions, table = draw_with_path_density(way, molecule.n_atoms, settings.sample, **asked)
+        # What is drawn before is no part of the way that is shown.
+        variances = path_variances(denoise, molecule.n_atoms, settings.sample, **asked)
+        positions, table = draw_with_path_density(way, molecule.n_atoms, settings.sample, **asked, variances=variances)
         write_table(densities, table)
         last = positions[:1]
     else:
@@ -139,8 +141,9 @@ def draw_conformers(
         StageError: the sampler left the finite numbers.
     """
     if settings.solver == "ancestral":
-        wanted = {"sigma_data_nm": sigma_data_nm, "generator": generator, "title": title}
-        return draw_with_path_density(denoise, n_atoms, settings, diffusion, **wanted)[0]
+        asked: dict[str, Any] = {"sigma_data_nm": sigma_data_nm, "generator": generator, "title": title}
+        variances = path_variances(denoise, n_atoms, settings, diffusion, **asked)
+        return draw_with_path_density(denoise, n_atoms, settings, diffusion, **asked, variances=variances)[0]
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
     drawn = []
     with torch.inference_mode():
@@ -212,7 +215,7 @@ def draw_with_log_density(
     return _finite(torch.cat(drawn).numpy(), title), pd.DataFrame(table)
 
 
-def draw_with_path_density(
+def path_variances(
     denoise: Denoise,
     n_atoms: int,
     settings: SampleSettings,
@@ -221,21 +224,35 @@ def draw_with_path_density(
     sigma_data_nm: float,
     generator: torch.Generator,
     title: str = "sample",
+) -> Float[Tensor, " levels"]:
+    """Posterior variances at the sampler's levels, nm², from a few own samples. Draws from ``generator``."""
+    asked: dict[str, Any] = {"sigma_data_nm": sigma_data_nm, "generator": generator}
+    pilot = draw_conformers(denoise, n_atoms, _PILOT, diffusion, **asked, title=f"{title}: pilot")
+    sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
+    return posterior_variances(denoise, centre(torch.as_tensor(pilot)).to(generator.device), sigma, generator=generator)
+
+
+def draw_with_path_density(
+    denoise: Denoise,
+    n_atoms: int,
+    settings: SampleSettings,
+    diffusion: DiffusionSettings,
+    *,
+    sigma_data_nm: float,
+    generator: torch.Generator,
+    variances: Float[Tensor, " levels"],
+    title: str = "sample",
 ) -> tuple[Float[np.ndarray, "conformers atoms 3"], pd.DataFrame]:
     """As `draw_conformers` with ``solver: ancestral``, the same conformers, and log ω of the path of each.
 
     The table's columns are those of `draw_with_log_density`, with log ω for the log-density: weights by it reweight as
-    exactly (`ancdiff.diffusion.paths`), so that ``standard_error_nats`` means nothing here and is NaN. What the spread
-    of the kernels needs to know is measured on a few conformers that are drawn before. Draws from ``generator``.
+    exactly (`ancdiff.diffusion.paths`), so that ``standard_error_nats`` means nothing here and is NaN. ``variances``
+    are those of `path_variances`. Draws from ``generator``.
 
     Raises:
         StageError: the sampler left the finite numbers.
     """
-    asked: dict[str, Any] = {"sigma_data_nm": sigma_data_nm, "generator": generator}
-    pilot = draw_conformers(denoise, n_atoms, _PILOT, diffusion, **asked, title=f"{title}: pilot")
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
-    clean = centre(torch.as_tensor(pilot)).to(generator.device)
-    variances = posterior_variances(denoise, clean, sigma, generator=generator)
     drawn, parts = [], []
     for start in _starts(n_atoms, settings, float(sigma[0]), sigma_data_nm, generator, title):
         batch, log_omega = sample_paths(

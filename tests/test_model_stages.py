@@ -355,6 +355,19 @@ def test_samples_come_with_their_log_densities(results: Path) -> None:
     assert np.array_equal(read_ensemble(output).positions_nm, positions)
 
 
+def test_the_way_that_is_shown_ends_at_the_first_conformer_of_sampled_paths(results: Path) -> None:
+    layout = Layout(results)
+    output = layout.ensemble("eba_round1", "ala")
+    asked = {"solver": "ancestral", "log_density": "path", "steps": 8, "eta": 1.0}
+    settings = stage_config("diffusion", "sample", sample=asked)
+    sample.run(
+        settings, model=layout.model("pretrain"), topology=layout.topology("ala"), output=output, seed=3, threads=1
+    )
+    way = read_ensemble(output.with_name("reverse.dcd"), topology=layout.topology("ala")).positions_nm
+    assert len(way) == len(read_json(output.with_suffix(".json"))["reverse_sigma_nm"]) == 9
+    np.testing.assert_allclose(way[-1], read_ensemble(output).positions_nm[0], atol=1e-6)
+
+
 def test_a_second_round_goes_on_with_the_anchors_weights(results: Path) -> None:
     run_align(results, "eba_round1")
     layout = Layout(results)

@@ -1,6 +1,7 @@
 """Importance weights of sampling paths, against Gaussians whose densities are known with their constants."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ancdiff.config import DiffusionSettings, LineSettings, SampleSettings
 from ancdiff.diffusion.noise import karras_sigma, start_noise
 from ancdiff.diffusion.paths import path_log_density, posterior_variances, sample_paths
 from ancdiff.pool import pool_energies
-from ancdiff.sample import draw_conformers, draw_with_path_density
+from ancdiff.sample import draw_conformers, draw_with_path_density, path_variances
 from ancdiff.testing import GaussianCloud
 
 SPREAD = 0.2
@@ -134,9 +135,11 @@ def test_the_energies_of_a_pool_by_paths() -> None:
 def test_the_stage_draws_the_same_conformers_with_and_without_weights() -> None:
     cloud = GaussianCloud(4, spread_nm=0.15)
     settings = SampleSettings(conformers=10, batch_size=4, steps=12, solver="ancestral", log_density="path", eta=1.0)
-    asked = {"sigma_data_nm": 0.15, "title": "test"}
+    asked: dict[str, Any] = {"sigma_data_nm": 0.15, "title": "test"}
     plain = draw_conformers(cloud.denoise, 4, settings, DiffusionSettings(), **asked, generator=seeded(1))
-    drawn, table = draw_with_path_density(cloud.denoise, 4, settings, DiffusionSettings(), **asked, generator=seeded(1))
+    asked["generator"] = seeded(1)
+    variances = path_variances(cloud.denoise, 4, settings, DiffusionSettings(), **asked)
+    drawn, table = draw_with_path_density(cloud.denoise, 4, settings, DiffusionSettings(), **asked, variances=variances)
     assert (plain == drawn).all()
     assert table["conformer"].tolist() == list(range(10))
     assert table["log_density_nats"].notna().all()

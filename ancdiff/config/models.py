@@ -112,9 +112,7 @@ class GenerateSettings(Section):
     )
     compared_compounds: Count = Field(default=1000, description="in each of the sets to compare")
     rho: Positive = 7.0
-    eta: NonNegative = Field(
-        default=8.0, description="fresh noise of solver: dpmpp_2m_sde and ancestral; 1 is their papers'"
-    )
+    eta: NonNegative = Field(default=8.0, description="fresh noise of solver: dpmpp_2m_sde; 1 is its paper's")
     churn: NonNegative = Field(default=8.0, description="S_churn of EDM algorithm 2, used by solver: stochastic")
     batch_size: Count = 256
 
