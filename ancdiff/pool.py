@@ -26,7 +26,7 @@ from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, shared_noise
 from ancdiff.diffusion.likelihood import conformers_at_once, exact_trace, hutchinson_trace, log_density
 from ancdiff.diffusion.noise import centre, karras_sigma
-from ancdiff.diffusion.paths import path_log_density, posterior_variances
+from ancdiff.diffusion.paths import elastic_posteriors, path_log_density
 from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
 from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempered_step
@@ -291,14 +291,13 @@ def _flow_energy(
     """
     if align.anchor_energy == "path":
         every = max(1, len(positions_nm) // _PILOT)
-        variances = posterior_variances(denoise, positions_nm[::every][:_PILOT], levels_nm, generator=generator)
+        posteriors = elastic_posteriors(denoise, positions_nm[::every][:_PILOT], levels_nm, generator=generator)
 
         def by_paths(x: Float[Tensor, "some atoms 3"]) -> Float[Tensor, " some"]:
             return -path_log_density(
                 denoise,
                 x,
-                levels_nm,
-                variances,
+                posteriors,
                 eta=align.anchor_eta,
                 data_spread_nm=sigma_data_nm,
                 paths=align.anchor_probes,

@@ -1,5 +1,6 @@
 """Sampling: conformers of one molecule from a model, by reverse diffusion."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ancdiff.diffusion.likelihood import (
     sample_with_log_density,
 )
 from ancdiff.diffusion.noise import centre, karras_sigma, start_noise
-from ancdiff.diffusion.paths import posterior_variances, sample_paths
+from ancdiff.diffusion.paths import Posteriors, elastic_posteriors, path_log_density, sample_paths
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
 from ancdiff.diffusion.variance_preserving import vp_sigma_nm
 from ancdiff.errors import StageError
@@ -68,8 +69,8 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
         last = positions[:1]
     elif settings.sample.log_density == "path":
         # What is drawn before is no part of the way that is shown.
-        variances = path_variances(denoise, molecule.n_atoms, settings.sample, **asked)
-        positions, table = draw_with_path_density(way, molecule.n_atoms, settings.sample, **asked, variances=variances)
+        asked["posteriors"] = path_posteriors(denoise, molecule.n_atoms, settings.sample, **asked)
+        positions, table = draw_with_path_density(way, molecule.n_atoms, settings.sample, **asked)
         write_table(densities, table)
         last = positions[:1]
     else:
@@ -142,8 +143,9 @@ def draw_conformers(
     """
     if settings.solver == "ancestral":
         asked: dict[str, Any] = {"sigma_data_nm": sigma_data_nm, "generator": generator, "title": title}
-        variances = path_variances(denoise, n_atoms, settings, diffusion, **asked)
-        return draw_with_path_density(denoise, n_atoms, settings, diffusion, **asked, variances=variances)[0]
+        posteriors = path_posteriors(denoise, n_atoms, settings, diffusion, **asked)
+        alone = settings.model_copy(update={"log_density_probes": 1})
+        return draw_with_path_density(denoise, n_atoms, alone, diffusion, **asked, posteriors=posteriors)[0]
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
     drawn = []
     with torch.inference_mode():
@@ -215,7 +217,7 @@ def draw_with_log_density(
     return _finite(torch.cat(drawn).numpy(), title), pd.DataFrame(table)
 
 
-def path_variances(
+def path_posteriors(
     denoise: Denoise,
     n_atoms: int,
     settings: SampleSettings,
@@ -224,12 +226,12 @@ def path_variances(
     sigma_data_nm: float,
     generator: torch.Generator,
     title: str = "sample",
-) -> Float[Tensor, " levels"]:
-    """Posterior variances at the sampler's levels, nm², from a few own samples. Draws from ``generator``."""
+) -> Posteriors:
+    """Posteriors at the sampler's levels, from a few own samples. Draws from ``generator``."""
     asked: dict[str, Any] = {"sigma_data_nm": sigma_data_nm, "generator": generator}
     pilot = draw_conformers(denoise, n_atoms, _PILOT, diffusion, **asked, title=f"{title}: pilot")
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
-    return posterior_variances(denoise, centre(torch.as_tensor(pilot)).to(generator.device), sigma, generator=generator)
+    return elastic_posteriors(denoise, centre(torch.as_tensor(pilot)).to(generator.device), sigma, generator=generator)
 
 
 def draw_with_path_density(
@@ -240,30 +242,31 @@ def draw_with_path_density(
     *,
     sigma_data_nm: float,
     generator: torch.Generator,
-    variances: Float[Tensor, " levels"],
+    posteriors: Posteriors,
     title: str = "sample",
 ) -> tuple[Float[np.ndarray, "conformers atoms 3"], pd.DataFrame]:
-    """As `draw_conformers` with ``solver: ancestral``, the same conformers, and log ω of the path of each.
+    """As `draw_conformers` with ``solver: ancestral``, the same conformers, and the log of the mean ω of their paths.
 
-    The table's columns are those of `draw_with_log_density`, with log ω for the log-density: weights by it reweight as
-    exactly (`ancdiff.diffusion.paths`), so that ``standard_error_nats`` means nothing here and is NaN. ``variances``
-    are those of `path_variances`. Draws from ``generator``.
+    Beside the path that drew it a conformer x has ``log_density_probes`` − 1 others that noise it. The law of all of
+    them is (1/K) Σ_k ω_k times that of K paths which noise x, so that weights by the mean reweight as exactly as those
+    by one path and scatter less (`ancdiff.diffusion.paths`). The table's columns are those of `draw_with_log_density`,
+    with ln((1/K) Σ_k ω_k) for the log-density; ``standard_error_nats`` means nothing here and is NaN. ``posteriors``
+    are those of `path_posteriors`. Draws from ``generator``, and for the other paths from a generator that it seeds.
 
     Raises:
         StageError: the sampler left the finite numbers.
     """
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
+    kinds: dict[str, Any] = {"eta": settings.eta, "data_spread_nm": sigma_data_nm}
+    # The samples do not depend on how many paths weigh them.
+    others = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1)
+    paths = settings.log_density_probes
     drawn, parts = [], []
     for start in _starts(n_atoms, settings, float(sigma[0]), sigma_data_nm, generator, title):
-        batch, log_omega = sample_paths(
-            denoise,
-            start,
-            sigma,
-            variances,
-            eta=settings.eta,
-            data_spread_nm=sigma_data_nm,
-            generator=generator,
-        )
+        batch, log_omega = sample_paths(denoise, start, posteriors, **kinds, generator=generator)
+        if paths > 1:
+            rest = path_log_density(denoise, batch, posteriors, **kinds, paths=paths - 1, generator=others)
+            log_omega = torch.logaddexp(log_omega, rest + math.log(paths - 1)) - math.log(paths)
         drawn.append(batch.cpu())
         parts.append(log_omega.cpu())
     nats = _finite(torch.cat(parts).numpy(), title)

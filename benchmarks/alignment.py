@@ -25,7 +25,7 @@ from ancdiff.denoiser.network import Denoiser
 from ancdiff.diffusion.energy import likelihood_terms, shared_noise
 from ancdiff.diffusion.likelihood import Trace, exact_trace, hutchinson_trace, no_trace, sample_with_log_density
 from ancdiff.diffusion.noise import centre, centred_noise, karras_sigma
-from ancdiff.diffusion.paths import sample_paths
+from ancdiff.diffusion.paths import isotropic_posteriors, sample_paths
 from ancdiff.molecules import Ensemble
 from ancdiff.objectives import GroupEnergies, eba_loss
 from ancdiff.workflow import BUNDLED_MD
@@ -97,8 +97,8 @@ def log_densities(config: Config, ensembles: dict[str, Ensemble], at_least: floa
 
         def by_path(bound=bound, start: torch.Tensor = start) -> object:
             generator = torch.Generator().manual_seed(4)
-            variances = levels.square() * SPREAD_NM**2 / (levels.square() + SPREAD_NM**2)
-            return sample_paths(bound, start, levels, variances, eta=1.0, data_spread_nm=SPREAD_NM, generator=generator)
+            posteriors = isotropic_posteriors(levels, SPREAD_NM, atoms=start.shape[1])
+            return sample_paths(bound, start, posteriors, eta=1.0, data_spread_nm=SPREAD_NM, generator=generator)
 
         found = {name: seconds_of(lambda t=t, draw=sample: draw(t), at_least=at_least) for name, t in traces.items()}
         found[f"path, {len(levels) - 1} steps"] = seconds_of(by_path, at_least=at_least)

@@ -1,6 +1,7 @@
 """Importance weights of sampling paths, against Gaussians whose densities are known with their constants."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,15 @@ from torch import Tensor
 
 from ancdiff.config import DiffusionSettings, LineSettings, SampleSettings
 from ancdiff.diffusion.noise import karras_sigma, start_noise
-from ancdiff.diffusion.paths import path_log_density, posterior_variances, sample_paths
+from ancdiff.diffusion.paths import (
+    Posteriors,
+    elastic_posteriors,
+    isotropic_posteriors,
+    path_log_density,
+    sample_paths,
+)
 from ancdiff.pool import pool_energies
-from ancdiff.sample import draw_conformers, draw_with_path_density, path_variances
+from ancdiff.sample import draw_conformers, draw_with_path_density, noise_levels, path_posteriors
 from ancdiff.testing import GaussianCloud
 
 SPREAD = 0.2
@@ -26,8 +33,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 ETAS = pytest.mark.parametrize("eta", [1.0, 1.7])
 
 
-def exact_variances(cloud: GaussianCloud) -> Tensor:
-    return LEVELS.square() * cloud.spread_nm**2 / (cloud.spread_nm**2 + LEVELS.square())
+def exact_posteriors(cloud: GaussianCloud, atoms: int) -> Posteriors:
+    return isotropic_posteriors(LEVELS, cloud.spread_nm, atoms=atoms)
 
 
 def start(n: int, atoms: int, seed: int) -> Tensor:
@@ -49,12 +56,67 @@ class WrongCloud(GaussianCloud):
         return super().denoise(noisy_nm, sigma_nm) + 0.12 * size * wrong
 
 
-def test_the_posterior_variance_of_a_gaussian() -> None:
+class Dumbbells:
+    """Two atoms at a distance of b ± s, in any direction, and the denoiser of that density by quadrature over it."""
+
+    distance_nm, spread_nm = 0.15, 0.003
+
+    def draw(self, n: int, *, generator: torch.Generator) -> Tensor:
+        u = torch.nn.functional.normalize(torch.randn((n, 3), generator=generator, dtype=torch.float64), dim=-1)
+        half = 0.5 * (self.distance_nm + self.spread_nm * torch.randn((n, 1), generator=generator, dtype=torch.float64))
+        return torch.stack([half * u, -half * u], dim=1)
+
+    def radial(self, r: Tensor) -> Tensor:
+        """Density of the distance."""
+        scaled = (r - self.distance_nm) / self.spread_nm
+        return torch.exp(-0.5 * scaled**2) / (self.spread_nm * math.sqrt(2 * math.pi))
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Per nm³ of the subspace, whose coordinate is the bond vector over √2."""
+        r = (x[:, 0] - x[:, 1]).norm(dim=-1)
+        return torch.log(self.radial(r) / (4 * math.pi * r**2)) + 1.5 * math.log(2)
+
+    def denoise(self, noisy_nm: Tensor, sigma_nm: Tensor) -> Tensor:
+        """E[x_0 | x]: of the bond vector v = r û given w = v + √2 σ ε, ∫ p(r) e^{−(r² + |w|²)/4σ²} r i₁/i₀ …"""
+        w = noisy_nm[:, 0] - noisy_nm[:, 1]
+        size = w.norm(dim=-1, keepdim=True)
+        r = self.distance_nm + self.spread_nm * torch.linspace(-6, 6, 201, dtype=torch.float64)
+        k = r * size / (2 * sigma_nm[:, None] ** 2)
+        # ∫ e^{k cos θ} = 2 sinh(k)/k, and ⟨cos θ⟩ = coth k − 1/k
+        log_sinh = k + torch.log1p(-torch.exp(-2 * k)) - torch.log(k)
+        log = torch.log(self.radial(r) + 1e-300) - r**2 / (4 * sigma_nm[:, None] ** 2) + log_sinh
+        weight = torch.softmax(log, dim=-1)
+        mean = (weight * r * (1 / torch.tanh(k) - 1 / k)).sum(dim=-1, keepdim=True) * w / size
+        return 0.5 * torch.stack([mean, -mean], dim=1)
+
+
+def test_an_elastic_network_finds_the_posterior_of_a_gaussian() -> None:
+    """Its springs stay without effect where all directions have the same variance."""
     cloud = GaussianCloud(6, spread_nm=SPREAD)
-    found = posterior_variances(cloud.denoise, cloud.draw(400, generator=seeded(1)), LEVELS, generator=seeded(2))
-    assert found[-1] == 0
-    # 400 conformers of 15 coordinates: 2 % of statistical error, and the variance is interpolated
-    assert torch.allclose(found[:-1], exact_variances(cloud)[:-1], rtol=0.12)
+    clean = cloud.draw(400, generator=seeded(1))
+    found = elastic_posteriors(cloud.denoise, clean, LEVELS, generator=seeded(2))
+    # 400 conformers of 15 coordinates: 1 % of statistical error
+    assert found.spread_nm == pytest.approx(SPREAD, rel=0.03)
+    assert found.scale[-1] == 0
+    spring = found.scale[:-1] * found.stiffness.max()
+    assert (spring < 0.3 * (1 / LEVELS[:-1] ** 2 + 1 / SPREAD**2)).all()
+
+
+def test_an_elastic_network_takes_most_of_the_scatter_away() -> None:
+    """A stiff bond in two soft directions; the denoiser is exact, so that all scatter comes from the kernels."""
+    bond = Dumbbells()
+    x = bond.draw(300, generator=seeded(3))
+    elastic = elastic_posteriors(bond.denoise, x[:64], LEVELS, generator=seeded(4))
+    known: dict[str, Any] = {"eta": 1.0, "data_spread_nm": SPREAD, "paths": 1}
+
+    def errors(posteriors: Posteriors) -> Tensor:
+        found = path_log_density(bond.denoise, x, posteriors, **known, generator=seeded(5))
+        return found - bond.log_density(x)
+
+    scatter, without = errors(elastic).var(), errors(elastic.scaled(0.0)).var()
+    assert float(scatter) < 0.5 * float(without)
+    # E_q[ω | x] is the density of the samples, here the right one but for the steps
+    assert abs(float(torch.exp(errors(elastic)).mean()) - 1) < 5 * math.sqrt(math.expm1(float(scatter)) / 300)
 
 
 @ETAS
@@ -64,8 +126,7 @@ def test_with_right_kernels_every_path_knows_the_density(eta: float) -> None:
     x, log_omega = sample_paths(
         cloud.denoise,
         start(300, 5, 3),
-        LEVELS,
-        exact_variances(cloud),
+        exact_posteriors(cloud, 5),
         eta=eta,
         data_spread_nm=SPREAD,
         generator=seeded(4),
@@ -76,21 +137,22 @@ def test_with_right_kernels_every_path_knows_the_density(eta: float) -> None:
     assert float(x.square().sum() / (300 * 12)) ** 0.5 == pytest.approx(SPREAD, rel=0.05)
     y = cloud.draw(20, generator=seeded(5))
     found = path_log_density(
-        cloud.denoise, y, LEVELS, exact_variances(cloud), eta=eta, data_spread_nm=SPREAD, paths=2, generator=seeded(6)
+        cloud.denoise, y, exact_posteriors(cloud, 5), eta=eta, data_spread_nm=SPREAD, paths=2, generator=seeded(6)
     )
     assert torch.allclose(found, cloud.log_density(y), atol=1e-8)
 
 
 @ETAS
-def test_weights_are_right_where_the_denoiser_and_the_variances_are_wrong(eta: float) -> None:
+def test_weights_are_right_where_the_denoiser_and_the_posteriors_are_wrong(eta: float) -> None:
     """E_p[f/ω] = ∫ f = 1 and E_p[f x²/ω] = d s² for a normalised Gaussian f, whatever draws the paths."""
     cloud, wrong = GaussianCloud(4, spread_nm=SPREAD), WrongCloud(4, spread_nm=SPREAD)
     n = 8_000
+    stiffness = 20.0 * (1 - torch.eye(4, dtype=torch.float64))
+    springs = torch.where(LEVELS > 0, 0.3, 0.0)
     x, log_omega = sample_paths(
         wrong.denoise,
         start(n, 4, 7),
-        LEVELS,
-        0.9 * exact_variances(cloud),
+        replace(exact_posteriors(cloud, 4), spread_nm=0.95 * SPREAD, scale=springs, stiffness=stiffness),
         eta=eta,
         data_spread_nm=SPREAD,
         generator=seeded(8),
@@ -109,12 +171,12 @@ def test_more_paths_raise_the_density_to_that_of_the_samples() -> None:
     """E[ω | x] = p(x) of the model's own samples; the log of the mean of a few lies below, of many it is there."""
     wrong = WrongCloud(4, spread_nm=SPREAD)
     few = wrong.draw(8, generator=seeded(9))
-    variances = exact_variances(wrong)
+    posteriors = exact_posteriors(wrong, 4)
 
     def at(paths: int) -> Tensor:
         x = few.repeat_interleave(max(1, 400 // paths), dim=0)
         found = path_log_density(
-            wrong.denoise, x, LEVELS, variances, eta=1.0, data_spread_nm=SPREAD, paths=paths, generator=seeded(paths)
+            wrong.denoise, x, posteriors, eta=1.0, data_spread_nm=SPREAD, paths=paths, generator=seeded(paths)
         )
         return found.reshape(len(few), -1).mean(dim=1)
 
@@ -124,7 +186,7 @@ def test_more_paths_raise_the_density_to_that_of_the_samples() -> None:
 
 
 def test_the_energies_of_a_pool_by_paths() -> None:
-    """−log p of conformers, with variances measured on 32 of them: 4 % of error in each cost little."""
+    """−log p of conformers, with posteriors measured on 32 of them: 4 % of error in each cost little."""
     cloud = GaussianCloud(5, spread_nm=0.15)
     x = cloud.draw(60, generator=seeded(1))
     align = LineSettings(anchor_energy="path", anchor_flow_steps=60, anchor_probes=8, anchor_eta=1.3)
@@ -138,12 +200,42 @@ def test_the_stage_draws_the_same_conformers_with_and_without_weights() -> None:
     asked: dict[str, Any] = {"sigma_data_nm": 0.15, "title": "test"}
     plain = draw_conformers(cloud.denoise, 4, settings, DiffusionSettings(), **asked, generator=seeded(1))
     asked["generator"] = seeded(1)
-    variances = path_variances(cloud.denoise, 4, settings, DiffusionSettings(), **asked)
-    drawn, table = draw_with_path_density(cloud.denoise, 4, settings, DiffusionSettings(), **asked, variances=variances)
+    asked["posteriors"] = path_posteriors(cloud.denoise, 4, settings, DiffusionSettings(), **asked)
+    drawn, table = draw_with_path_density(cloud.denoise, 4, settings, DiffusionSettings(), **asked)
     assert (plain == drawn).all()
     assert table["conformer"].tolist() == list(range(10))
     assert table["log_density_nats"].notna().all()
     assert table["standard_error_nats"].isna().all()
+
+
+def test_several_paths_of_a_sample_weigh_it_as_rightly_and_scatter_less() -> None:
+    """E[f/mean ω] = ∫ f = 1 with any number of paths, of which the first drew the sample."""
+    cloud, wrong = GaussianCloud(4, spread_nm=SPREAD), WrongCloud(4, spread_nm=SPREAD)
+    spread = {}
+    for paths in (1, 4):
+        settings = SampleSettings(
+            conformers=4_000, batch_size=4_000, steps=30, solver="ancestral", log_density="path", eta=1.0,
+            log_density_probes=paths,
+        )  # fmt: skip
+        x, table = draw_with_path_density(
+            wrong.denoise,
+            4,
+            settings,
+            DiffusionSettings(),
+            sigma_data_nm=SPREAD,
+            generator=seeded(1),
+            posteriors=exact_of(settings),
+        )
+        log = cloud.log_density(torch.as_tensor(x).double()).numpy() - table["log_density_nats"].to_numpy()
+        spread[paths] = log.std()
+        effective = np.exp(log).sum() ** 2 / np.exp(2 * log).sum()
+        assert np.exp(log).mean() == pytest.approx(1.0, abs=5 * math.sqrt(1 / effective))
+    assert spread[4] < 0.85 * spread[1]
+
+
+def exact_of(settings: SampleSettings) -> Posteriors:
+    levels = noise_levels(settings, DiffusionSettings(), sigma_data_nm=SPREAD)
+    return isotropic_posteriors(levels, SPREAD, atoms=4)
 
 
 @pytest.mark.parametrize(

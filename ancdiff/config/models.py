@@ -84,8 +84,9 @@ class SampleSettings(Section):
         default="none",
         description="log p of every sample, for reweighting; with solver: rk4, or of its path; with solver: ancestral",
     )
-    log_density_probes: Annotated[int, Field(ge=2)] = Field(
-        default=8, description="random vectors of log_density: hutchinson; their spread is its error"
+    log_density_probes: Count = Field(
+        default=8,
+        description="random vectors of log_density: hutchinson, whose spread is its error; paths of log_density: path",
     )
 
     @model_validator(mode="after")
@@ -96,6 +97,8 @@ class SampleSettings(Section):
                 f"'log_density: {self.log_density}' is that of a solver's own samples: set 'solver: {wanted}' "
                 f"(samples of '{self.solver}' have another density, which is not known)"
             )
+        if self.log_density == "hutchinson" and self.log_density_probes < 2:
+            raise ValueError("'log_density_probes: 1' has no spread: 'log_density: hutchinson' takes two or more")
         return self
 
 
@@ -188,7 +191,7 @@ class LineSettings(Section):
     anchor_flow_steps: Annotated[int, Field(ge=2)] = Field(
         default=15, description="steps of the other kinds of anchor_energy: Runge-Kutta ones, or those of a path"
     )
-    anchor_probes: Annotated[int, Field(ge=2)] = Field(
+    anchor_probes: Count = Field(
         default=8, description="random vectors of anchor_energy: hutchinson, or paths of anchor_energy: path"
     )
     anchor_eta: Positive = Field(default=1.0, description="fresh noise of the paths of anchor_energy: path")

@@ -4,14 +4,12 @@ Levels fall, σ_T > … > σ_1 > σ_0 = 0. Given x_0, neighbours x_t = x_0 + σ_
 c_t = (σ_{t−1}/σ_t)^{η²}. With D in the place of x_0 this gives a kernel for each direction, x standing for x_t, y for
 x_{t−1} and D_t(x) = D(x; σ_t), in the subspace of zero centre of mass, of dimension d = 3(N − 1):
 
-    p(y | x) = N(D_t(x) + c_t σ_{t−1}/σ_t (x − D_t(x)),  σ_{t−1}² (1 − c_t²) + (1 − c_t σ_{t−1}/σ_t)² v_t)
-    q(x | y) = N(D_{t−1}(y) + c_t σ_t/σ_{t−1} (y − D_{t−1}(y)),  σ_t² (1 − c_t²) + (1 − c_t σ_t/σ_{t−1})² v_{t−1})
+    p(y | x) = N(D_t(x) + c_t σ_{t−1}/σ_t (x − D_t(x)),  σ_{t−1}² (1 − c_t²) + (1 − c_t σ_{t−1}/σ_t)² C_t(x))
+    q(x | y) = N(D_{t−1}(y) + c_t σ_t/σ_{t−1} (y − D_{t−1}(y)),  σ_t² (1 − c_t²) + (1 − c_t σ_t/σ_{t−1})² C_{t−1}(y))
 
 and q(x_1 | x_0) = N(x_0, σ_1²). At η = 1 q is the plain noising x_t = x_{t−1} + √(σ_t² − σ_{t−1}²) ε, and p the way
 back of denoising diffusion; a larger η renews the noise more often, which undoes errors of earlier steps and makes each
-step a coarser one. With v_t the mean variance of a coordinate of x_0 given x_t the variances are the best isotropic
-ones (Bao et al. 2022, arXiv 2201.06503, theorem 1). Sampling starts from p(x_T) = N(0, σ_T² + σ_data²). The ratio of
-the two measures of a path,
+step a coarser one. Sampling starts from p(x_T) = N(0, σ_T² + σ_data²). The ratio of the two measures of a path,
 
     log ω = log p(x_T) + Σ_t log p(x_{t−1} | x_t) − Σ_t log q(x_t | x_{t−1}),
 
@@ -20,14 +18,18 @@ has E_q[ω | x_0] = p(x_0), the density of the samples, and for any unnormalised
     E_p[f(x_0)/ω] = ∫ f(x_0) q(x_1, …, x_T | x_0) = ∫ f(x_0),
 
 since q is normalised. So weights f/ω reweight samples to f without bias, whatever the denoiser, the steps, η and the
-variances are: what these get wrong lowers the effective sample size and nothing else.
+covariances are: what these get wrong lowers the effective sample size and nothing else.
 
-References: Sohl-Dickstein et al. 2015 (arXiv 1503.03585), section 2.4; Doucet et al. 2022 (arXiv 2208.07698).
+C_t(x) stands for the covariance of x_0 given x_t, σ_t² ∂D_t/∂x: bonds are known long before torsions are. With one
+variance for all directions log ω has the scatter of an estimate of the divergence of the flow by one random vector a
+step, 2 Σ_t (ln σ_t/σ_{t−1})² ‖∂D/∂x − mean‖². An elastic network of the denoised conformer takes most of it away.
+
+References: Sohl-Dickstein et al. 2015 (arXiv 1503.03585), section 2.4; Bao et al. 2022 (arXiv 2206.07309), section 3
+(covariances); Doucet et al. 2022 (arXiv 2208.07698); Atilgan et al. 2001, Biophys. J. 80, 505 (elastic network).
 """
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,60 +38,111 @@ from torch import Tensor
 
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.likelihood import log_normal_density
-from ancdiff.diffusion.noise import centred_noise
+from ancdiff.diffusion.noise import centre, centred_noise
 
 Positions = Float[Tensor, "batch atoms 3"]
 PerConformer = Float[Tensor, " batch"]
+Matrices = Float[Tensor, "batch coordinates coordinates"]
 Levels = Float[Tensor, " levels"]
 
-_MEASURED = 32  # levels at which the posterior variance is measured; it is smooth in between
+_MEASURED = 32  # levels at which posteriors are measured; their scale is smooth in between
+_STIFFEST_NM = 1e-4  # no pair of atoms is taken to be stiffer than this spread of its distance
+_LN_SCALES = (-30.0, 15.0)  # between these α is looked for
+_BISECTIONS = 40
 
 
-def posterior_variances(
-    denoise: Denoise, clean_nm: Positions, sigma_nm: Levels, *, generator: torch.Generator
-) -> Levels:
-    """v(σ) = E‖x_0 − D(x_0 + σ ε; σ)‖²/d, nm², at falling levels; 0 at σ = 0. Draws from ``generator``.
+@dataclass(frozen=True, eq=False)
+class Posteriors:
+    """Covariances of clean conformers given noisy ones, at falling levels: C_t = (1/σ_t² + 1/s² + α_t K(D_t))⁻¹, nm².
 
-    Some conformers are enough: any v gives unbiased weights. Between levels at which it is measured ln(v/σ²) is linear
-    in ln σ.
+    K = Σ_{i<j} k_ij u_ij u_ijᵀ is the elastic network of the denoised conformer, with unit vectors u_ij between atoms.
     """
+
+    sigma_nm: Levels
+    scale: Levels  # α
+    stiffness: Float[Tensor, "atoms atoms"]  # k, nm⁻², 0 on the diagonal
+    spread_nm: float  # s of all coordinates
+
+    def scaled(self, factor: float) -> "Posteriors":
+        """The same with other α, and so without an elastic network at 0."""
+        return replace(self, scale=factor * self.scale)
+
+
+def isotropic_posteriors(sigma_nm: Levels, spread_nm: float, *, atoms: int) -> Posteriors:
+    """Those of an isotropic Gaussian, σ² s²/(σ² + s²) in every direction."""
+    return Posteriors(sigma_nm, torch.zeros_like(sigma_nm), sigma_nm.new_zeros(atoms, atoms), spread_nm)
+
+
+def elastic_posteriors(
+    denoise: Denoise, clean_nm: Positions, sigma_nm: Levels, *, generator: torch.Generator
+) -> Posteriors:
+    """Posteriors for conformers like these, a few of which are enough: any give unbiased weights.
+
+    k_ij is one over the variance of the distance of i and j, and α_t makes the mean of tr C_t that of the denoiser's
+    squared error E‖x_0 − D(x_0 + σ_t ε)‖². Between levels at which it is measured ln α is linear in ln σ. Draws from
+    ``generator``.
+    """
+    clean = clean_nm.double()
+    conformers, atoms = clean.shape[:2]
+    distances = torch.cdist(clean, clean)
+    stiffness = 1.0 / distances.var(dim=0, correction=0).clamp(min=_STIFFEST_NM**2)
+    stiffness.fill_diagonal_(0.0)
+    spread = math.sqrt(float(clean.square().sum()) / (conformers * 3 * (atoms - 1)))
     noisy = sigma_nm[sigma_nm > 0].double().cpu()
     chosen = torch.unique(torch.linspace(0, len(noisy) - 1, min(_MEASURED, len(noisy))).round().long())
-    dimension = 3 * (clean_nm.shape[1] - 1)
-    shares = []
+    scales = []
     for sigma in noisy[chosen].tolist():
         noise = centred_noise(tuple(clean_nm.shape), generator=generator, dtype=clean_nm.dtype)
-        error = clean_nm - _at(denoise, clean_nm + sigma * noise, sigma)
-        shares.append(float(error.double().square().sum(dim=(-1, -2)).mean()) / (dimension * sigma**2))
-    logs = np.interp(-noisy.log().numpy(), -noisy[chosen].log().numpy(), np.log(shares))
-    variances = noisy.square() * torch.as_tensor(logs).exp()
-    return torch.cat([variances, variances.new_zeros(len(sigma_nm) - len(noisy))])
+        denoised = _at(denoise, clean_nm + sigma * noise, sigma)
+        error = float((clean_nm - denoised).double().square().sum(dim=(-1, -2)).mean())
+        stiff = torch.linalg.eigvalsh(_network(denoised.double(), stiffness))[:, 3:]  # without translations
+        scales.append(_ln_scale(error, stiff, 1.0 / sigma**2 + 1.0 / spread**2))
+    scale = np.exp(np.interp(-noisy.log().numpy(), -noisy[chosen].log().numpy(), scales))
+    ended = np.append(scale, np.zeros(len(sigma_nm) - len(noisy)))
+    return Posteriors(sigma_nm, torch.as_tensor(ended), stiffness, spread)
+
+
+def _ln_scale(error_nm2: float, stiff: Float[Tensor, "conformers modes"], floor: float) -> float:
+    """ln α at which the mean of Σ 1/(floor + α κ) over modes is an error, or the nearest to it."""
+    low, high = _LN_SCALES
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        trace = float((1.0 / (floor + math.exp(middle) * stiff)).sum(dim=1).mean())
+        low, high = (middle, high) if trace > error_nm2 else (low, middle)
+    return 0.5 * (low + high)
+
+
+def _network(x_nm: Float[Tensor, "batch atoms 3"], stiffness: Float[Tensor, "atoms atoms"]) -> Matrices:
+    """Σ_{i<j} k_ij u_ij u_ijᵀ of conformers, as matrices of all coordinates."""
+    between = x_nm[:, :, None] - x_nm[:, None]
+    u = between / (between.norm(dim=-1, keepdim=True) + _STIFFEST_NM)
+    blocks = -stiffness[..., None, None] * u[..., :, None] * u[..., None, :]
+    atoms = torch.arange(x_nm.shape[1], device=x_nm.device)
+    blocks[:, atoms, atoms] = -blocks.sum(dim=2)
+    return blocks.transpose(2, 3).reshape(len(x_nm), 3 * len(atoms), 3 * len(atoms))
 
 
 def sample_paths(
     denoise: Denoise,
     start_nm: Positions,
-    sigma_nm: Levels,
-    variances_nm2: Levels,
+    posteriors: Posteriors,
     *,
     eta: float,
     data_spread_nm: float,
     generator: torch.Generator,
 ) -> tuple[Positions, PerConformer]:
-    """Samples from a start √(σ_T² + σ_data²) ε through falling levels that end with 0, and log ω of each path, nats.
+    """Samples from a start √(σ_T² + σ_data²) ε through the posteriors' levels, and log ω of each path, nats.
 
     Draws from ``generator``.
     """
-    levels, variances = sigma_nm.tolist(), variances_nm2.tolist()
+    levels = posteriors.sigma_nm.tolist()
     x, log_omega = start_nm, log_normal_density(start_nm, math.hypot(levels[0], data_spread_nm))
     denoised = _at(denoise, x, levels[0])
-    for step in pairwise(zip(levels, variances, strict=True)):
-        down, up = _kernels(step, eta)
-        mean = down.mean(x, denoised)
-        below = mean + down.spread * centred_noise(tuple(x.shape), generator=generator, dtype=x.dtype)
-        log_omega += log_normal_density(below - mean, down.spread)
-        denoised = _at(denoise, below, step[1][0])
-        log_omega -= log_normal_density(x - up.mean(below, denoised), up.spread)
+    for step in range(len(levels) - 1):
+        down, up = _Kernel.down(posteriors, step, eta), _Kernel.up(posteriors, step, eta)
+        below, log_p = down.draw(x, denoised, generator)
+        denoised = _at(denoise, below, levels[step + 1])
+        log_omega += log_p - up.log_density(x, below, denoised)
         x = below
     return x, log_omega
 
@@ -97,8 +150,7 @@ def sample_paths(
 def path_log_density(
     denoise: Denoise,
     positions_nm: Positions,
-    sigma_nm: Levels,
-    variances_nm2: Levels,
+    posteriors: Posteriors,
     *,
     eta: float,
     data_spread_nm: float,
@@ -107,48 +159,94 @@ def path_log_density(
 ) -> PerConformer:
     """log of the mean of ω over paths that noise given conformers: log p(x_0) from below, nats.
 
-    Its mean rises to log p with the number of paths (Burda et al. 2016, arXiv 1509.00519, theorem 1). Levels fall and
-    end with 0, as for sampling. Draws from ``generator``.
+    Its mean rises to log p with the number of paths (Burda et al. 2016, arXiv 1509.00519, theorem 1). Draws from
+    ``generator``.
     """
-    rising = list(zip(sigma_nm.tolist(), variances_nm2.tolist(), strict=True))[::-1]
+    levels = posteriors.sigma_nm.tolist()
     found = []
     for _ in range(paths):
         x, denoised = positions_nm, positions_nm
         log_omega = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for below, above in pairwise(rising):
-            down, up = _kernels((above, below), eta)
-            mean = up.mean(x, denoised)
-            ahead = mean + up.spread * centred_noise(tuple(x.shape), generator=generator, dtype=x.dtype)
-            log_omega -= log_normal_density(ahead - mean, up.spread)
-            denoised = _at(denoise, ahead, above[0])
-            log_omega += log_normal_density(x - down.mean(ahead, denoised), down.spread)
-            x = ahead
-        found.append(log_omega + log_normal_density(x, math.hypot(rising[-1][0], data_spread_nm)))
+        for step in reversed(range(len(levels) - 1)):
+            down, up = _Kernel.down(posteriors, step, eta), _Kernel.up(posteriors, step, eta)
+            above, log_q = up.draw(x, denoised, generator)
+            denoised = _at(denoise, above, levels[step])
+            log_omega += down.log_density(x, above, denoised) - log_q
+            x = above
+        found.append(log_omega + log_normal_density(x, math.hypot(levels[0], data_spread_nm)))
     return torch.logsumexp(torch.stack(found), dim=0) - math.log(paths)
 
 
 @dataclass(frozen=True)
 class _Kernel:
-    """N(D + kept (x − D), spread²)."""
+    """N(D + kept (x − D), floor + share C(D)) of a step from one level, of that C, to the next."""
 
+    posteriors: Posteriors
+    level: int
     kept: float
-    spread: float
+    floor: float
+    share: float
 
-    def mean(self, x: Positions, denoised: Positions) -> Positions:
+    @classmethod
+    def down(cls, posteriors: Posteriors, step: int, eta: float) -> "_Kernel":
+        """p of the step from σ_t to σ_{t−1}."""
+        sigma, below = posteriors.sigma_nm[step : step + 2].tolist()
+        c = (below / sigma) ** (eta**2)
+        kept = c * below / sigma
+        return cls(posteriors, step, kept, below**2 * (1 - c**2), (1 - kept) ** 2)
+
+    @classmethod
+    def up(cls, posteriors: Posteriors, step: int, eta: float) -> "_Kernel":
+        """q of the way back, from σ_{t−1} to σ_t."""
+        sigma, below = posteriors.sigma_nm[step : step + 2].tolist()
+        if below == 0:
+            return cls(posteriors, step + 1, 1.0, sigma**2, 0.0)
+        c = (below / sigma) ** (eta**2)
+        kept = c * sigma / below
+        return cls(posteriors, step + 1, kept, sigma**2 * (1 - c**2), (1 - kept) ** 2 if eta != 1 else 0.0)
+
+    def draw(self, x: Positions, denoised: Positions, generator: torch.Generator) -> tuple[Positions, PerConformer]:
+        """The next conformers, and the log of the density they were drawn from. Draws from ``generator``."""
+        mean = self._mean(x, denoised)
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        if self.share == 0:
+            drawn = mean + math.sqrt(self.floor) * centre(noise)
+            return drawn, log_normal_density(drawn - mean, math.sqrt(self.floor))
+        # The covariance maps the subspace to itself, its triangular factor does not: noise is centred after it.
+        factor = self._factor(denoised)
+        drawn = mean + centre((factor @ noise.double().flatten(1)[..., None]).reshape(noise.shape)).to(x.dtype)
+        return drawn, self._log_normal(drawn - mean, factor)
+
+    def log_density(self, drawn: Positions, x: Positions, denoised: Positions) -> PerConformer:
+        """log of the density of drawing these from ``x``, nats."""
+        off = drawn - self._mean(x, denoised)
+        if self.share == 0:
+            return log_normal_density(off, math.sqrt(self.floor))
+        return self._log_normal(off, self._factor(denoised))
+
+    def _mean(self, x: Positions, denoised: Positions) -> Positions:
         return denoised + self.kept * (x - denoised)
 
+    @property
+    def _known(self) -> float:
+        """1/σ² + 1/s²: what is known of every coordinate."""
+        return 1.0 / float(self.posteriors.sigma_nm[self.level]) ** 2 + 1.0 / self.posteriors.spread_nm**2
 
-def _kernels(step: tuple[tuple[float, float], tuple[float, float]], eta: float) -> tuple[_Kernel, _Kernel]:
-    """p and q of a step, given as (σ_t, v_t), (σ_{t−1}, v_{t−1})."""
-    (sigma, variance), (below, variance_below) = step
-    if below == 0:
-        return _Kernel(0.0, math.sqrt(variance)), _Kernel(1.0, sigma)
-    c = (below / sigma) ** (eta**2)
-    down, up = c * below / sigma, c * sigma / below
-    return (
-        _Kernel(down, math.sqrt(below**2 * (1 - c**2) + (1 - down) ** 2 * variance)),
-        _Kernel(up, math.sqrt(sigma**2 * (1 - c**2) + (1 - up) ** 2 * variance_below)),
-    )
+    def _factor(self, denoised: Positions) -> Matrices:
+        """The lower triangular factor of floor + share C, in double precision."""
+        stiffness = self.posteriors.stiffness.to(denoised.device, torch.float64)
+        precision = float(self.posteriors.scale[self.level]) * _network(denoised.double(), stiffness)
+        precision.diagonal(dim1=1, dim2=2).add_(self._known)
+        covariance = self.share * torch.cholesky_inverse(torch.linalg.cholesky(precision))
+        covariance.diagonal(dim1=1, dim2=2).add_(self.floor)
+        return torch.linalg.cholesky(covariance)
+
+    def _log_normal(self, off: Positions, factor: Matrices) -> PerConformer:
+        """log N(off; 0, L Lᵀ) in the subspace: without the translations, whose variance is floor + share/known."""
+        white = torch.linalg.solve_triangular(factor, off.double().flatten(1)[..., None], upper=False)
+        logs = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1) - 1.5 * math.log(self.floor + self.share / self._known)
+        dimension = off[0].numel() - 3
+        return -0.5 * white.square().sum(dim=(1, 2)) - logs - 0.5 * dimension * math.log(2 * math.pi)
 
 
 def _at(denoise: Denoise, x: Positions, sigma: float) -> Positions:
