@@ -4,8 +4,7 @@ A pool holds training MD and the samples of every earlier model of the same line
 each round moves them a step towards the Boltzmann distribution, with the model that the round starts from as proposal.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,28 +13,21 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from ancdiff.artifacts import read_ensemble, read_table
+from ancdiff.bridge import bridged_log_weights, torsion_waves
 from ancdiff.config import DiffusionSettings, LineSettings, StageConfig, TemperSettings
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import MoleculeGraph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoising import Conformers
-from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.energy import likelihood_energy, shared_noise
-from ancdiff.diffusion.likelihood import conformers_at_once, exact_trace, hutchinson_trace, log_density
-from ancdiff.diffusion.noise import centre, karras_sigma
-from ancdiff.diffusion.paths import elastic_posteriors, path_log_density
-from ancdiff.diffusion.superpose import lay_upon_first
+from ancdiff.diffusion.noise import centre
 from ancdiff.errors import StageError
+from ancdiff.model_energies import pool_energies
+from ancdiff.molecules import Ensemble
 from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempered_step
 
-# Pairs of atoms that go through the network at once: on a CPU their features stay in a core's cache.
-_PAIRS = {"cpu": 16_384, "cuda": 4_194_304}
 _HELD_OUT = 10  # one in so many conformers, to stop early by
-_PILOT = 32  # conformers that show how far samples lie from their denoised ones
-_FLOW_RHO = 7.0  # bend of the flow's noise levels (Karras et al. 2022)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,14 +144,20 @@ def _anchored(
 ) -> pd.DataFrame:
     """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
 
-    A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn.
-    Those without an energy get −∞. Where nothing asks for these weights they are not worked out.
+    A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn;
+    with ``anchor_update: bridge`` all weights are found anew. Those without an energy get −∞. Where nothing asks for
+    these weights they are not worked out.
     """
     align = this.align
     table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan)
     if align.anchor == 0 and align.validate_every_steps == 0:
         return table
     usable = np.isfinite(weights["log_weight"].to_numpy())
+    if align.anchor_update == "bridge":
+        energy, log_weight = _bridged(this, conformers, weights[usable], model)
+        table.loc[usable, "model_energy_nats"] = energy
+        table.loc[usable, "anchor_log_weight"] = _normalised(log_weight)
+        return table
     started, known = np.zeros(usable.sum()), np.zeros(usable.sum(), dtype=bool)
     if last is not None:
         keys = ["system", "source", "conformer"]
@@ -169,19 +167,7 @@ def _anchored(
         started = np.where(known, started - (logmeanexp(started[known]) if known.any() else 0.0), 0.0)
     moved = ~known if align.anchor_update == "new" and not known.all() else np.ones_like(known)
     rows = weights[usable][moved]
-    energy = _drawn_energies(this, conformers.system, rows)
-    unknown = np.isnan(energy)
-    if unknown.any():
-        positions = centre(torch.as_tensor(_positions(this.layout, conformers.system, rows[unknown])))
-        energy[unknown] = pool_energies(
-            model.on(conformers.graph),
-            positions.to(conformers.positions_nm.device),
-            align,
-            this.diffusion,
-            model.sigma_data_nm,
-            this.seed,
-            threads=this.threads,
-        )
+    energy = _model_energies(this, conformers, rows, model)
     # Weighed once, each source stands for the whole by itself: an error that all of its densities share, as that of few
     # paths, counts for nothing.
     sources = rows["source"].to_numpy() if align.anchor_update == "new" else np.zeros(len(rows))
@@ -196,8 +182,56 @@ def _anchored(
     energies = np.full(len(started), np.nan)
     energies[moved] = energy
     table.loc[usable, "model_energy_nats"] = energies
-    table.loc[usable, "anchor_log_weight"] = started - np.log(np.exp(started - started.max()).sum()) - started.max()
+    table.loc[usable, "anchor_log_weight"] = _normalised(started)
     return table.assign(anchor_step=gamma)
+
+
+def _normalised(log_weight: Float[np.ndarray, " some"]) -> Float[np.ndarray, " some"]:
+    """Log-weights whose weights sum to 1."""
+    return log_weight - np.log(np.exp(log_weight - log_weight.max()).sum()) - log_weight.max()
+
+
+def _bridged(
+    this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser
+) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"]]:
+    """Model energies and log-weights of training MD and the samples of the round's first model, as one pool.
+
+    Raises:
+        StageError: one of the two has no energies, or the molecule has no torsions.
+    """
+    from_md = (rows["source"] == "training").to_numpy()
+    if from_md.all() or not from_md.any():
+        missing = "samples" if from_md.all() else "frames of training MD"
+        raise StageError(
+            f"{conformers.system} has no {missing} with energies, and its weights bridge the two",
+            where=f"align from {this.parent}",
+            fix="look at the status column of its score tables",
+        )
+    # All paths are of one molecule; which topology it is read with does not matter.
+    molecule = read_ensemble(this.layout.ensemble(this.parent, conformers.system)).molecule
+    waves = torsion_waves(Ensemble(molecule, _positions(this.layout, conformers.system, rows)))
+    energy = _model_energies(this, conformers, rows, model)
+    return energy, bridged_log_weights(rows["log_weight"].to_numpy() + energy, from_md, waves)
+
+
+def _model_energies(
+    this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser
+) -> Float[np.ndarray, " conformers"]:
+    """E_θ of a table's conformers, nats: where sampling kept −log p that, else by `pool_energies`."""
+    energy = _drawn_energies(this, conformers.system, rows)
+    unknown = np.isnan(energy)
+    if unknown.any():
+        positions = centre(torch.as_tensor(_positions(this.layout, conformers.system, rows[unknown])))
+        energy[unknown] = pool_energies(
+            model.on(conformers.graph),
+            positions.to(conformers.positions_nm.device),
+            this.align,
+            this.diffusion,
+            model.sigma_data_nm,
+            this.seed,
+            threads=this.threads,
+        )
+    return energy
 
 
 def _about(
@@ -223,102 +257,6 @@ def _drawn_energies(this: Round, system: str, rows: pd.DataFrame) -> Float[np.nd
     drawn = (rows["source"] == this.parent).to_numpy()
     energies[drawn] = -table["log_density_nats"].loc[rows["conformer"][drawn]].to_numpy()
     return energies
-
-
-def pool_energies(
-    denoise: Denoise,
-    positions_nm: Float[Tensor, "conformers atoms 3"],
-    align: LineSettings,
-    diffusion: DiffusionSettings,
-    sigma_data_nm: float,
-    seed: int,
-    *,
-    threads: int = 1,
-) -> Float[np.ndarray, " conformers"]:
-    """E_θ in nats of a whole pool (``align.anchor_energy``): the bound, or −log p_θ by the flow or by paths.
-
-    The bound has one set of noise for all, so that differences are sharp. E_θ does not change when a conformer is
-    turned, but the same noise is another one to a turned conformer: all are laid upon the first. Draws from ``seed``.
-    """
-    generator = torch.Generator(positions_nm.device).manual_seed(seed)
-    low = diffusion.sigma_min * sigma_data_nm
-    pairs = _PAIRS[positions_nm.device.type]
-    if align.anchor_energy == "bound":
-        high = align.energy_sigma_max * sigma_data_nm
-        pairs //= align.anchor_noise_levels
-        shared = shared_noise(
-            align.anchor_noise_levels,
-            positions_nm.shape[1],
-            sigma_min_nm=low,
-            sigma_max_nm=high,
-            generator=generator,
-            antithetic=align.antithetic,
-        )
-
-        def by_the_bound(x: Float[Tensor, "some atoms 3"]) -> Float[Tensor, " some"]:
-            return likelihood_energy(
-                denoise, x, shared, sigma_min_nm=low, sigma_max_nm=high, superpose=diffusion.superpose
-            )
-
-        energy_of = by_the_bound
-    else:
-        high = diffusion.sigma_max * sigma_data_nm
-        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=_FLOW_RHO)
-        energy_of = _flow_energy(denoise, positions_nm, levels, align, sigma_data_nm, generator)
-
-    # The flow's probes are drawn chunk after chunk; the bound draws nothing any more, and its chunks go side by side.
-    workers = threads if align.anchor_energy == "bound" and positions_nm.device.type == "cpu" else 1
-    chunks = lay_upon_first(positions_nm).split(conformers_at_once(positions_nm.shape[1], pairs))
-    with tqdm(total=len(positions_nm), desc="model energies", unit="conformer", mininterval=2.0) as bar:
-        energies = []
-        for energy in _side_by_side(torch.no_grad()(energy_of), chunks, workers):
-            energies.append(energy)
-            bar.update(len(energy))
-    return torch.cat(energies).double().cpu().numpy()
-
-
-def _flow_energy(
-    denoise: Denoise,
-    positions_nm: Float[Tensor, "conformers atoms 3"],
-    levels_nm: Float[Tensor, " levels"],
-    align: LineSettings,
-    sigma_data_nm: float,
-    generator: torch.Generator,
-) -> Callable[[Float[Tensor, "some atoms 3"]], Float[Tensor, " some"]]:
-    """−log p_θ of conformers, of the density that is sampled: starts have the data's spread beside σ_max.
-
-    ``levels_nm`` fall and end with 0. The positions say what paths have to know of the conformers.
-    """
-    if align.anchor_energy == "path":
-        every = max(1, len(positions_nm) // _PILOT)
-        posteriors = elastic_posteriors(denoise, positions_nm[::every][:_PILOT], levels_nm, generator=generator)
-
-        def by_paths(x: Float[Tensor, "some atoms 3"]) -> Float[Tensor, " some"]:
-            return -path_log_density(
-                denoise,
-                x,
-                posteriors,
-                eta=align.anchor_eta,
-                data_spread_nm=sigma_data_nm,
-                paths=align.anchor_probes,
-                generator=generator,
-            )
-
-        return by_paths
-    rising = levels_nm[:-1].flip(0)
-    exact = align.anchor_energy == "exact"
-    trace = exact_trace() if exact else hutchinson_trace(align.anchor_probes, generator=generator)
-
-    def by_the_flow(x: Float[Tensor, "some atoms 3"]) -> Float[Tensor, " some"]:
-        return -log_density(denoise, x, rising, trace=trace, order=4, data_spread_nm=sigma_data_nm).nats
-
-    return by_the_flow
-
-
-def _side_by_side(work: Callable[[Tensor], Tensor], chunks: Sequence[Tensor], workers: int) -> Iterator[Tensor]:
-    """The work on each chunk, in order, on several threads: the same numbers whatever their number."""
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(work, chunks)
 
 
 def _positions(layout: Layout, system: str, rows: pd.DataFrame) -> Float[np.ndarray, "conformers atoms 3"]:

@@ -22,8 +22,8 @@ from ancdiff.config import Config, load_config
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import load_denoiser
+from ancdiff.model_energies import pool_energies
 from ancdiff.particles.potentials import PairPotential, exact_of_pair, potential_of
-from ancdiff.pool import pool_energies
 from ancdiff.sample import draw_conformers
 
 BOUNDS = ((24, 2.0), (128, 2.0), (1024, 2.0), (1024, 10.0))

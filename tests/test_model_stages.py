@@ -19,8 +19,9 @@ from ancdiff.denoiser.store import load_denoiser
 from ancdiff.diffusion.likelihood import exact_trace, log_density
 from ancdiff.diffusion.noise import centre, karras_sigma
 from ancdiff.errors import InputError, StageError
+from ancdiff.model_energies import pool_energies
 from ancdiff.molecules import ENERGY_COLUMNS, Ensemble
-from ancdiff.pool import Pool, draw_group, pool_energies
+from ancdiff.pool import Pool, draw_group
 from ancdiff.testing import alanine_dipeptide
 from ancdiff.units import thermal_energy_kj_mol
 
@@ -472,6 +473,37 @@ def test_an_error_common_to_a_sources_densities_does_not_count_where_it_is_weigh
         shares = weights.groupby(found[-1]["source"]).mean()
         assert shares["pretrain"] == pytest.approx(shares["training"])
     np.testing.assert_allclose(found[0]["anchor_log_weight"], found[1]["anchor_log_weight"], atol=1e-6)
+
+
+def bridged(results: Path) -> None:
+    """A round by bridge sampling, with log-densities of samples that sampling kept."""
+    n = len(read_ensemble(Layout(results).ensemble("pretrain", "ala")))
+    kept = {"conformer": range(n), "log_density_nats": 50.0 + np.arange(n) / n, "standard_error_nats": np.nan}
+    write_table(Layout(results).log_densities("pretrain", "ala"), pd.DataFrame(kept))
+    bridge = {"anchor_update": "bridge", "replay_models": 1, "anchor_energy": "path", "anchor_flow_steps": 3}
+    run_align(results, "eba_round1", align=bridge, diffusion={"superpose": False})
+
+
+def test_a_round_by_bridge_sampling(results: Path) -> None:
+    bridged(results)
+    weights = read_table(results / "align" / "eba_round1" / "weights.parquet")
+    good = weights[np.isfinite(weights["log_weight"])]
+    assert good["model_energy_nats"].notna().all()
+    assert np.exp(good["anchor_log_weight"]).sum() == pytest.approx(1.0)
+    # No conformer of the pool has a weight above that of the MD's bias, a smooth function of torsions.
+    ratio = good["log_weight"] + good["model_energy_nats"]
+    drawn = good["source"] == "pretrain"
+    assert np.corrcoef(ratio[drawn], good["anchor_log_weight"][drawn])[0, 1] > 0
+    assert np.ptp(good["anchor_log_weight"][~drawn]) < np.ptp(ratio[~drawn])
+
+
+def test_a_bridge_with_one_end_leaves_the_system_out(results: Path) -> None:
+    path = results / "score" / "training" / "ala.parquet"
+    table = read_table(path)
+    table["status"], table["energy_kj_mol"] = "not_finite", np.nan
+    write_table(path, table)
+    with pytest.raises(StageError, match="no frames of training MD with energies, and its weights bridge the two"):
+        bridged(results)
 
 
 def test_a_variant_is_made_with_its_own_settings(results: Path) -> None:

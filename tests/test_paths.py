@@ -18,7 +18,7 @@ from ancdiff.diffusion.paths import (
     path_log_density,
     sample_paths,
 )
-from ancdiff.pool import pool_energies
+from ancdiff.model_energies import pool_energies
 from ancdiff.sample import draw_conformers, draw_with_path_density, noise_levels, path_posteriors
 from ancdiff.testing import GaussianCloud
 

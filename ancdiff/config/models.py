@@ -173,8 +173,10 @@ class LineSettings(Section):
     )
     anchor_batch_size: Count = Field(default=80, description="conformers of a step of the anchor, and of the control")
     anchor_step: Fraction = Field(default=0.5, description="largest γ by which a round moves the anchor's log-weights")
-    anchor_update: Literal["all", "new"] = Field(
-        default="all", description="whose weights a round moves: all, or those of conformers new to the pool"
+    anchor_update: Literal["all", "new", "bridge"] = Field(
+        default="all",
+        description="whose weights a round moves: all, or those of conformers new to the pool; or none: it finds those "
+        "of MD and the latest samples by bridge sampling",
     )
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
@@ -206,6 +208,15 @@ class LineSettings(Section):
     def _noise_in_pairs(self) -> "LineSettings":
         if self.antithetic and (self.noise_levels % 2 or self.anchor_noise_levels % 2):
             raise ValueError("'antithetic: true' needs even 'noise_levels' and 'anchor_noise_levels'")
+        return self
+
+    @model_validator(mode="after")
+    def _two_ends_of_a_bridge(self) -> "LineSettings":
+        if self.anchor_update == "bridge" and (self.replay_models != 1 or self.temper is not None):
+            raise ValueError(
+                "'anchor_update: bridge' weighs training MD and the samples of one model at the run's temperature: "
+                "set 'replay_models: 1' and 'temper: null'"
+            )
         return self
 
 

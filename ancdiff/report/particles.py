@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from ancdiff.artifacts import read_ensemble, read_json
 from ancdiff.corridor import aligned_model, line_settings
@@ -86,7 +87,11 @@ def errors_per_step(run: Run) -> Figure | None:
             )  # fmt: skip
         panel.set(title=system, ylabel=label)
         if np.abs(panel.get_ylim()).max() > 2 * _LINEAR_KT:
-            panel.set_yscale("symlog", linthresh=_LINEAR_KT)
+            low = -2 * floors.mean() if len(floors) else 0.0
+            drawn = np.array(list(values.values()))
+            panel.set_yscale("symlog", linthresh=_LINEAR_KT, linscale=1.5)
+            panel.set_ylim(min(low, 1.3 * np.nanmin(drawn)), 2 * np.nanmax(drawn))
+            panel.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=_LINEAR_KT))
     figure.supxlabel("steps of alignment", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
