@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from ancdiff.config import DiffusionSettings, LineSettings
+from ancdiff.config import PATH_RHO, DiffusionSettings, LineSettings
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, shared_noise
 from ancdiff.diffusion.likelihood import conformers_at_once, exact_trace, hutchinson_trace, log_density
@@ -20,7 +20,6 @@ from ancdiff.diffusion.superpose import lay_upon_first
 # Pairs of atoms that go through the network at once: on a CPU their features stay in a core's cache.
 _PAIRS = {"cpu": 16_384, "cuda": 4_194_304}
 _PILOT = 32  # conformers that show how far samples lie from their denoised ones
-_FLOW_RHO = 7.0  # bend of the flow's noise levels (Karras et al. 2022)
 
 
 def pool_energies(
@@ -61,7 +60,7 @@ def pool_energies(
         energy_of = by_the_bound
     else:
         high = diffusion.sigma_max * sigma_data_nm
-        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=_FLOW_RHO)
+        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=PATH_RHO)
         energy_of = _flow_energy(denoise, positions_nm, levels, align, sigma_data_nm, generator)
 
     # The flow's probes are drawn chunk after chunk; the bound draws nothing any more, and its chunks go side by side.

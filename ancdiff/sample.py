@@ -212,9 +212,7 @@ def draw_with_log_density(
         drawn.append(batch.cpu())
         parts.append(torch.stack([density.nats, density.standard_error]).cpu())
     nats, error = torch.cat(parts, dim=1).numpy()
-    _finite(nats, title)
-    table = {"conformer": np.arange(len(nats)), "log_density_nats": nats, "standard_error_nats": error}
-    return _finite(torch.cat(drawn).numpy(), title), pd.DataFrame(table)
+    return _with_densities(drawn, nats, error, title)
 
 
 def path_posteriors(
@@ -269,8 +267,18 @@ def draw_with_path_density(
             log_omega = torch.logaddexp(log_omega, rest + math.log(paths - 1)) - math.log(paths)
         drawn.append(batch.cpu())
         parts.append(log_omega.cpu())
-    nats = _finite(torch.cat(parts).numpy(), title)
-    table = {"conformer": np.arange(len(nats)), "log_density_nats": nats, "standard_error_nats": np.nan}
+    nats = torch.cat(parts).numpy()
+    return _with_densities(drawn, nats, np.full_like(nats, np.nan), title)
+
+
+def _with_densities(
+    drawn: list[Float[Tensor, "batch atoms 3"]],
+    nats: Float[np.ndarray, " conformers"],
+    error: Float[np.ndarray, " conformers"],
+    title: str,
+) -> tuple[Float[np.ndarray, "conformers atoms 3"], pd.DataFrame]:
+    """Samples, and the table of their log-densities."""
+    table = {"conformer": np.arange(len(nats)), "log_density_nats": _finite(nats, title), "standard_error_nats": error}
     return _finite(torch.cat(drawn).numpy(), title), pd.DataFrame(table)
 
 

@@ -189,3 +189,21 @@ def test_variants_reach_a_stage_whole() -> None:
     free, cold = handed.variants["eba_free"], handed.variants["dpo_cold"]
     assert (free.steps, free.anchor, free.temper) == (7, 0.0, config.align.temper)
     assert cold.temper is None
+
+
+@pytest.mark.parametrize(
+    ("sample", "align"),
+    [
+        ({"steps": 300}, {}),
+        ({"eta": 1.5}, {}),
+        ({"rho": 9.0}, {}),
+        ({}, {"variants": {"eba_fine": {"anchor_flow_steps": 500}}}),
+    ],
+)
+def test_paths_of_samples_and_of_frames_are_of_one_kind(sample: dict[str, object], align: dict[str, object]) -> None:
+    drawn = {"solver": "ancestral", "log_density": "path", "steps": 200, "eta": 1.0}
+    weighed = {"anchor_energy": "path", "anchor_flow_steps": 200}
+    base = {"sample": drawn, "align": weighed}
+    parse_config(base)
+    with pytest.raises(ConfigError, match="paths of one kind: set 'align.anchor_flow_steps'"):
+        parse_config({"sample": drawn | sample, "align": weighed | align})

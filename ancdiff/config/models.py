@@ -68,6 +68,10 @@ class PretrainSettings(Section):
     type_weight: Positive = Field(default=0.3, description="compounds: of the atom types in the loss")
 
 
+PATH_RHO = 7.0
+"""Bend of the noise levels by which the flow, or paths, weigh given conformers (Karras et al. 2022)."""
+
+
 class SampleSettings(Section):
     """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from ancdiff.config.base import Count, Name, Positive, Section, Seed
 from ancdiff.config.models import (
+    PATH_RHO,
     AlignSettings,
     DenoiserSettings,
     DiffusionSettings,
@@ -106,6 +107,19 @@ class Config(Section):
             raise ValueError("a set of compounds is a run of its own: give it a file with no other system")
         if True in kinds and self.diffusion.process != "edm":
             raise ValueError("a set of compounds is learned with diffusion.process: edm")
+        return self
+
+    @model_validator(mode="after")
+    def _one_density_of_paths(self) -> "Config":
+        """Weights of samples and of MD frames have to be of the same kernels."""
+        drawn = (self.sample.steps, self.sample.eta, self.sample.rho)
+        for line in (self.align, *self.align.variants.values()):
+            weighed = (line.anchor_flow_steps, line.anchor_eta, PATH_RHO)
+            if self.sample.log_density == line.anchor_energy == "path" and weighed != drawn:
+                raise ValueError(
+                    "samples and MD frames are weighed by paths of one kind: set 'align.anchor_flow_steps' to "
+                    f"'sample.steps', 'align.anchor_eta' to 'sample.eta', and 'sample.rho' to {PATH_RHO:g}"
+                )
         return self
 
     def sections(self, *names: str) -> str:
