@@ -205,5 +205,5 @@ def test_paths_of_samples_and_of_frames_are_of_one_kind(sample: dict[str, object
     weighed = {"anchor_energy": "path", "anchor_flow_steps": 200}
     base = {"sample": drawn, "align": weighed}
     parse_config(base)
-    with pytest.raises(ConfigError, match="paths of one kind: set 'align.anchor_flow_steps'"):
+    with pytest.raises(ConfigError, match="samples and MD frames are weighed by paths of one kind"):
         parse_config({"sample": drawn | sample, "align": weighed | align})
