@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from ancdiff.config import PATH_RHO, DiffusionSettings, LineSettings
+from ancdiff.config import DiffusionSettings, LineSettings
 from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, shared_noise
 from ancdiff.diffusion.likelihood import conformers_at_once, exact_trace, hutchinson_trace, log_density
@@ -60,7 +60,7 @@ def pool_energies(
         energy_of = by_the_bound
     else:
         high = diffusion.sigma_max * sigma_data_nm
-        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=PATH_RHO)
+        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=align.anchor_rho)
         energy_of = _flow_energy(denoise, positions_nm, levels, align, sigma_data_nm, generator)
 
     # The flow's probes are drawn chunk after chunk; the bound draws nothing any more, and its chunks go side by side.

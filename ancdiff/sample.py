@@ -272,12 +272,12 @@ def draw_with_path_density(
 
 
 def _with_densities(
-    drawn: list[Float[Tensor, "batch atoms 3"]],
+    drawn: list[Tensor],
     nats: Float[np.ndarray, " conformers"],
     error: Float[np.ndarray, " conformers"],
     title: str,
 ) -> tuple[Float[np.ndarray, "conformers atoms 3"], pd.DataFrame]:
-    """Samples, and the table of their log-densities."""
+    """Samples from batches of them, and the table of their log-densities."""
     table = {"conformer": np.arange(len(nats)), "log_density_nats": _finite(nats, title), "standard_error_nats": error}
     return _finite(torch.cat(drawn).numpy(), title), pd.DataFrame(table)
 

@@ -25,7 +25,6 @@ from ancdiff.config.base import (
     Vector,
 )
 from ancdiff.config.models import (
-    PATH_RHO,
     AlignSettings,
     DenoiserSettings,
     DiffusionSettings,
@@ -50,7 +49,6 @@ from ancdiff.config.run import Config, EvaluateSettings, ReportSettings, RunSett
 from ancdiff.config.systems import CompoundSettings, ConformerSettings, ExactSettings, PointsSettings, SystemSettings
 
 __all__ = [
-    "PATH_RHO",
     "AlignSettings",
     "Basin",
     "CompoundSettings",

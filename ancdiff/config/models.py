@@ -68,10 +68,6 @@ class PretrainSettings(Section):
     type_weight: Positive = Field(default=0.3, description="compounds: of the atom types in the loss")
 
 
-PATH_RHO = 7.0
-"""Bend of the noise levels by which the flow, or paths, weigh given conformers (Karras et al. 2022)."""
-
-
 class SampleSettings(Section):
     """Reverse diffusion. A step of the multistep solvers costs one network evaluation, one of the others two."""
 
@@ -200,6 +196,7 @@ class LineSettings(Section):
     anchor_probes: Count = Field(
         default=8, description="random vectors of anchor_energy: hutchinson, or paths of anchor_energy: path"
     )
+    anchor_rho: Positive = Field(default=7.0, description="bend of the noise levels of the flow and of paths")
     anchor_eta: Positive = Field(default=1.0, description="fresh noise of the paths of anchor_energy: path")
     validate_every_steps: Annotated[int, Field(ge=0)] = Field(
         default=0,

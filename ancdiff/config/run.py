@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from ancdiff.config.base import Count, Name, Positive, Section, Seed
 from ancdiff.config.models import (
-    PATH_RHO,
     AlignSettings,
     DenoiserSettings,
     DiffusionSettings,
@@ -114,11 +113,11 @@ class Config(Section):
         """Weights of samples and of MD frames have to be of the same kernels."""
         drawn = (self.sample.steps, self.sample.eta, self.sample.rho)
         for line in (self.align, *self.align.variants.values()):
-            weighed = (line.anchor_flow_steps, line.anchor_eta, PATH_RHO)
+            weighed = (line.anchor_flow_steps, line.anchor_eta, line.anchor_rho)
             if self.sample.log_density == line.anchor_energy == "path" and weighed != drawn:
                 raise ValueError(
-                    "samples and MD frames are weighed by paths of one kind: set 'align.anchor_flow_steps' to "
-                    f"'sample.steps', 'align.anchor_eta' to 'sample.eta', and 'sample.rho' to {PATH_RHO:g}"
+                    "samples and MD frames are weighed by paths of one kind: set 'align.anchor_flow_steps', "
+                    "'anchor_eta' and 'anchor_rho' to 'sample.steps', 'eta' and 'rho'"
                 )
         return self
 

@@ -29,7 +29,7 @@ References: Sohl-Dickstein et al. 2015 (arXiv 1503.03585), section 2.4; Bao et a
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -62,10 +62,6 @@ class Posteriors:
     scale: Levels  # α
     stiffness: Float[Tensor, "atoms atoms"]  # k, nm⁻², 0 on the diagonal
     spread_nm: float  # s of all coordinates
-
-    def scaled(self, factor: float) -> "Posteriors":
-        """The same with other α, and so without an elastic network at 0."""
-        return replace(self, scale=factor * self.scale)
 
 
 def isotropic_posteriors(sigma_nm: Levels, spread_nm: float, *, atoms: int) -> Posteriors:
