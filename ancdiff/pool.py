@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ancdiff.artifacts import read_ensemble, read_table
+from ancdiff.artifacts import read_ensemble, read_molecule, read_table
 from ancdiff.bridge import bridged_log_weights, torsion_waves
 from ancdiff.config import DiffusionSettings, LineSettings, StageConfig, TemperSettings
 from ancdiff.corridor import Layout
@@ -25,7 +25,7 @@ from ancdiff.diffusion.noise import centre
 from ancdiff.errors import StageError
 from ancdiff.model_energies import pool_energies
 from ancdiff.molecules import Ensemble
-from ancdiff.weights import logmeanexp, pooled_weights, round_temperature, tempered_step
+from ancdiff.weights import logmeanexp, logsumexp, pooled_weights, round_temperature, tempered_step
 
 _HELD_OUT = 10  # one in so many conformers, to stop early by
 
@@ -156,7 +156,7 @@ def _anchored(
     if align.anchor_update == "bridge":
         energy, log_weight = _bridged(this, conformers, weights[usable], model)
         table.loc[usable, "model_energy_nats"] = energy
-        table.loc[usable, "anchor_log_weight"] = _normalised(log_weight)
+        table.loc[usable, "anchor_log_weight"] = log_weight - logsumexp(log_weight)
         return table
     started, known = np.zeros(usable.sum()), np.zeros(usable.sum(), dtype=bool)
     if last is not None:
@@ -182,13 +182,8 @@ def _anchored(
     energies = np.full(len(started), np.nan)
     energies[moved] = energy
     table.loc[usable, "model_energy_nats"] = energies
-    table.loc[usable, "anchor_log_weight"] = _normalised(started)
+    table.loc[usable, "anchor_log_weight"] = started - logsumexp(started)
     return table.assign(anchor_step=gamma)
-
-
-def _normalised(log_weight: Float[np.ndarray, " some"]) -> Float[np.ndarray, " some"]:
-    """Log-weights whose weights sum to 1."""
-    return log_weight - np.log(np.exp(log_weight - log_weight.max()).sum()) - log_weight.max()
 
 
 def _bridged(
@@ -207,8 +202,7 @@ def _bridged(
             where=f"align from {this.parent}",
             fix="look at the status column of its score tables",
         )
-    # All paths are of one molecule; which topology it is read with does not matter.
-    molecule = read_ensemble(this.layout.ensemble(this.parent, conformers.system)).molecule
+    molecule = read_molecule(this.layout.topology(conformers.system))
     waves = torsion_waves(Ensemble(molecule, _positions(this.layout, conformers.system, rows)))
     energy = _model_energies(this, conformers, rows, model)
     return energy, bridged_log_weights(rows["log_weight"].to_numpy() + energy, from_md, waves)

@@ -56,7 +56,7 @@ def log_weights(
             fix="look at the status column of its score table; mend the structures or the force field and score again",
         )
     reduced = np.where(counted, reduced, -np.inf)
-    return reduced - _logsumexp(reduced)
+    return reduced - logsumexp(reduced)
 
 
 def effective_sample_size(log_weight: Float[np.ndarray, " conformers"]) -> float:
@@ -71,7 +71,7 @@ def effective_sample_size(log_weight: Float[np.ndarray, " conformers"]) -> float
     log_weight = np.asarray(log_weight, dtype=np.float64)
     if not (log_weight.size and np.isfinite(log_weight.max())):
         raise ValueError("an effective sample size needs at least one positive finite weight")
-    return float(np.exp(2 * _logsumexp(log_weight) - _logsumexp(2 * log_weight)))
+    return float(np.exp(2 * logsumexp(log_weight) - logsumexp(2 * log_weight)))
 
 
 def temper(
@@ -150,7 +150,7 @@ def tempered_step(
             middle = 0.5 * (low + high)
             low, high = (middle, high) if enough(middle) else (low, middle)
     moved = log_weight + low * log_ratio
-    return moved - _logsumexp(moved), low
+    return moved - logsumexp(moved), low
 
 
 def pooled_weights(
@@ -196,10 +196,10 @@ def pooled_weights(
 
 def logmeanexp(values: Float[np.ndarray, " values"]) -> float:
     """ln of the mean of exp(values), without overflow."""
-    return _logsumexp(values) - float(np.log(len(values)))
+    return logsumexp(values) - float(np.log(len(values)))
 
 
-def _logsumexp(values: np.ndarray) -> float:
+def logsumexp(values: np.ndarray) -> float:
     """ln Σ exp(v), stable; −inf entries add nothing (at least one must be finite)."""
     largest = values.max()
     return float(largest + np.log(np.sum(np.exp(values - largest))))
@@ -273,7 +273,7 @@ def pareto_smoothed(
     n = len(log_weight)
     m = int(np.ceil(min(0.2 * n, 3.0 * np.sqrt(n))))
     if m < 5:
-        return log_weight - _logsumexp(log_weight), np.nan
+        return log_weight - logsumexp(log_weight), np.nan
     order = np.argsort(log_weight, kind="stable")
     tail = order[-m:]
     cutoff = max(log_weight[order[-m - 1]], np.log(np.finfo(np.float64).tiny))
@@ -286,7 +286,7 @@ def pareto_smoothed(
         probability = (np.arange(m) + 0.5) / m
         quantile = -np.log1p(-probability) if abs(k) < 1e-12 else np.expm1(-k * np.log1p(-probability)) / k
         smoothed[tail] = np.minimum(np.log(np.exp(cutoff) + scale * quantile), 0.0)
-    return smoothed - _logsumexp(smoothed), k
+    return smoothed - logsumexp(smoothed), k
 
 
 def _quartile(n: int) -> int:

@@ -490,7 +490,7 @@ def test_a_round_by_bridge_sampling(results: Path) -> None:
     good = weights[np.isfinite(weights["log_weight"])]
     assert good["model_energy_nats"].notna().all()
     assert np.exp(good["anchor_log_weight"]).sum() == pytest.approx(1.0)
-    # No conformer of the pool has a weight above that of the MD's bias, a smooth function of torsions.
+    # Samples follow their ratios; frames follow the MD's bias, which is smoother than theirs.
     ratio = good["log_weight"] + good["model_energy_nats"]
     drawn = good["source"] == "pretrain"
     assert np.corrcoef(ratio[drawn], good["anchor_log_weight"][drawn])[0, 1] > 0

@@ -95,11 +95,16 @@ def test_an_elastic_network_finds_the_posterior_of_a_gaussian() -> None:
     cloud = GaussianCloud(6, spread_nm=SPREAD)
     clean = cloud.draw(400, generator=seeded(1))
     found = elastic_posteriors(cloud.denoise, clean, LEVELS, generator=seeded(2))
-    # 400 conformers of 15 coordinates: 1 % of statistical error
+    # 400 conformers of 15 coordinates: 2 % of statistical error, and the scale is interpolated
     assert found.spread_nm == pytest.approx(SPREAD, rel=0.03)
     assert found.scale[-1] == 0
     spring = found.scale[:-1] * found.stiffness.max()
     assert (spring < 0.3 * (1 / LEVELS[:-1] ** 2 + 1 / SPREAD**2)).all()
+    # The mean variance lies between that of no springs and, by Jensen's inequality, that of springs of the mean.
+    floor = 1 / LEVELS[:-1] ** 2 + 1 / found.spread_nm**2
+    exact = LEVELS[:-1] ** 2 * SPREAD**2 / (SPREAD**2 + LEVELS[:-1] ** 2)
+    for variance in (1 / floor, 1 / (floor + found.scale[:-1] * found.stiffness.sum() / cloud.dimension)):
+        assert torch.allclose(variance, exact, rtol=0.12)
 
 
 def test_an_elastic_network_takes_most_of_the_scatter_away() -> None:

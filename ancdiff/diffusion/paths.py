@@ -199,7 +199,8 @@ class _Kernel:
             return cls(posteriors, step + 1, 1.0, sigma**2, 0.0)
         c = (below / sigma) ** (eta**2)
         kept = c * sigma / below
-        return cls(posteriors, step + 1, kept, sigma**2 * (1 - c**2), (1 - kept) ** 2 if eta != 1 else 0.0)
+        share = (1 - kept) ** 2 if eta != 1 else 0.0  # at 1 plain noise, which rounding would hide
+        return cls(posteriors, step + 1, kept, sigma**2 * (1 - c**2), share)
 
     def draw(self, x: Positions, denoised: Positions, generator: torch.Generator) -> tuple[Positions, PerConformer]:
         """The next conformers, and the log of the density they were drawn from. Draws from ``generator``."""
