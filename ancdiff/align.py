@@ -38,7 +38,7 @@ from ancdiff.diffusion.noise import centred_noise
 from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
 from ancdiff.objectives import OBJECTIVES, GroupEnergies, difference_error, group_effective_size
-from ancdiff.pool import Pool, Round, draw_group, held_out, make_pools, pool_weights
+from ancdiff.pool import Pool, Round, draw_anchored, draw_group, held_out, make_pools, pool_weights
 from ancdiff.provenance import made_by
 from ancdiff.training import TrainingPlan, train, work_key
 from ancdiff.weights import WEIGHT_COLUMNS
@@ -188,10 +188,10 @@ def _anchor_block(
     ``generator``.
     """
     sigma = training_levels(diffusion, sigma_data_nm).draw(n, generator=generator)
-    weighted = torch.multinomial(pool.anchor_weight, n, replacement=True, generator=generator)
+    weighted = draw_anchored(pool, n, generator)
     frame = torch.randint(len(pool.training_nm), (n,), generator=generator, device=generator.device)
     local = (sigma < align.anchor_local_sigma * sigma_data_nm)[:, None, None]
-    clean = torch.where(local, pool.training_nm[frame], pool.positions_nm[weighted])
+    clean = torch.where(local, pool.training_nm[frame], weighted)
     noise = centred_noise(tuple(clean.shape), generator=generator)
     return pool.graph, noised(clean, sigma, noise, superpose=diffusion.superpose)
 

@@ -13,11 +13,14 @@ a logistic regression of the coefficients of g with r as a known term. Then the 
 
 bounded wherever the MD has been: no sample carries a mean alone, as it can with weights e^r. Of q no more is needed
 than that it is normalised over conformers and whatever random numbers r takes, as it is for weights of paths. Without
-torsions this is Bennett's acceptance ratio.
+torsions this is Bennett's acceptance ratio. Frames of which r is not known have weights as well, e^{−g}: those of MD
+alone.
 
 References: Bennett 1976, J. Comput. Phys. 22, 245; Geyer 1994 (reverse logistic regression), Minnesota technical report
 568; Meng and Wong 1996, Statistica Sinica 6, 831; Shirts and Chodera 2008, J. Chem. Phys. 129, 124105.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -54,12 +57,30 @@ def torsion_waves(ensemble: Ensemble) -> Float[np.ndarray, "conformers waves"]:
     return np.concatenate(waves, axis=1)
 
 
-def bridged_log_weights(
+@dataclass(frozen=True, eq=False)
+class Bridge:
+    """ln n_m m/(n_q q) = r + constant + g, with g a sum of waves."""
+
+    constant: float
+    coefficients: Float[np.ndarray, " waves"]
+
+    def log_weights(
+        self, log_ratio: Float[np.ndarray, " conformers"], waves: Float[np.ndarray, "conformers waves"]
+    ) -> Float[np.ndarray, " conformers"]:
+        """ln w of the union of MD frames and model samples, up to a constant, from r = −βE − ln q (nats)."""
+        return -np.logaddexp(self.constant + waves @ self.coefficients, -log_ratio)
+
+    def md_log_weights(self, waves: Float[np.ndarray, "frames waves"]) -> Float[np.ndarray, " frames"]:
+        """−g: ln w of frames of the MD among themselves, up to a constant, whether or not their r is known."""
+        return -(waves @ self.coefficients)
+
+
+def find_bridge(
     log_ratio: Float[np.ndarray, " conformers"],
     from_md: Bool[np.ndarray, " conformers"],
     waves: Float[np.ndarray, "conformers waves"],
-) -> Float[np.ndarray, " conformers"]:
-    """ln w of MD frames and model samples, up to a constant, from r = −βE − ln q of each (nats).
+) -> Bridge:
+    """The bias of MD from frames and model samples, with r = −βE − ln q of each (nats).
 
     Coefficients of g have a Gaussian prior of variance 1 nat², the constant has none.
 
@@ -68,17 +89,17 @@ def bridged_log_weights(
     """
     if from_md.all() or not from_md.any():
         raise ValueError("a bridge has two ends: MD frames and model samples")
-    ratio = log_ratio - np.median(log_ratio)
-    features = np.column_stack([np.ones(len(ratio)), waves])
+    middle = float(np.median(log_ratio))
+    features = np.column_stack([np.ones(len(log_ratio)), waves])
     ridge = np.full(features.shape[1], _RIDGE)
     ridge[0] = 0.0
     sign = np.where(from_md, -1.0, 1.0)
 
     def loss(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
-        odds = ratio + features @ coefficients
+        odds = log_ratio - middle + features @ coefficients
         value = np.logaddexp(0.0, sign * odds).sum() + 0.5 * ridge @ coefficients**2
         return value, features.T @ (expit(odds) - from_md) + ridge * coefficients
 
     started = np.zeros(features.shape[1])
     found = minimize(loss, started, jac=True, method="L-BFGS-B", options={"maxiter": 10_000, "gtol": 1e-6}).x
-    return -np.logaddexp(features @ found, -ratio)
+    return Bridge(constant=float(found[0]) - middle, coefficients=found[1:])

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ancdiff.artifacts import read_ensemble, read_molecule, read_table
-from ancdiff.bridge import bridged_log_weights, torsion_waves
+from ancdiff.bridge import find_bridge, torsion_waves
 from ancdiff.config import DiffusionSettings, LineSettings, StageConfig, TemperSettings
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import MoleculeGraph
@@ -25,7 +25,14 @@ from ancdiff.diffusion.noise import centre
 from ancdiff.errors import StageError
 from ancdiff.model_energies import pool_energies
 from ancdiff.molecules import Ensemble
-from ancdiff.weights import logmeanexp, logsumexp, pooled_weights, round_temperature, tempered_step
+from ancdiff.weights import (
+    effective_sample_size,
+    logmeanexp,
+    logsumexp,
+    pooled_weights,
+    round_temperature,
+    tempered_step,
+)
 
 _HELD_OUT = 10  # one in so many conformers, to stop early by
 
@@ -42,12 +49,14 @@ class Pool:
     anchor_weight: Float[Tensor, " conformers"]  # sums to 1
     from_md: Int[Tensor, " md"]  # indices of the conformers that come from training MD
     from_models: Int[Tensor, " sampled"]  # … and from models
+    training_weight: Float[Tensor, " frames"] | None = None  # of all training MD in the anchor, beside anchor_weight
 
 
 def held_out(pool: Pool) -> tuple[Pool, Pool]:
     """The pool without every tenth conformer, and those alone; each with its anchor weights, normalised.
 
-    Conformers of one replica or one model are spread over both.
+    Conformers of one replica or one model are spread over both. Frames that are not scored have no weights any more:
+    those that are held out may be among them.
     """
     index = torch.arange(len(pool.positions_nm), device=pool.positions_nm.device)
     chosen = index % _HELD_OUT == _HELD_OUT - 1
@@ -62,6 +71,7 @@ def _part(pool: Pool, index: Int[Tensor, " chosen"]) -> Pool:
         positions_nm=pool.positions_nm[index],
         log_weight=pool.log_weight[index],
         anchor_weight=weight / weight.sum(),
+        training_weight=None,
         from_md=torch.nonzero(torch.isin(index, pool.from_md)).flatten(),
         from_models=torch.nonzero(torch.isin(index, pool.from_models)).flatten(),
     )
@@ -123,8 +133,8 @@ def make_pools(
     pools = []
     for c in systems:
         try:
-            weights[c.system] = _anchored(this, c, weights[c.system], last, model)
-            pools.append(_pool(this.layout, c, weights[c.system], this.align))
+            weights[c.system], training_weight = _anchored(this, c, weights[c.system], last, model)
+            pools.append(_pool(this.layout, c, weights[c.system], training_weight, this.align))
         except StageError as error:
             left_out[c.system] = error
     if pools:
@@ -141,23 +151,25 @@ def make_pools(
 
 def _anchored(
     this: Round, conformers: Conformers, weights: pd.DataFrame, last: pd.DataFrame | None, model: Denoiser
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, Float[np.ndarray, " frames"] | None]:
     """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
 
     A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn;
-    with ``anchor_update: bridge`` all weights are found anew. Those without an energy get −∞. Where nothing asks for
-    these weights they are not worked out.
+    with ``anchor_update: bridge`` all weights are found anew, and all training MD has some. Those without an energy get
+    −∞. Where nothing asks for these weights they are not worked out.
     """
     align = this.align
     table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan)
     if align.anchor == 0 and align.validate_every_steps == 0:
-        return table
+        return table, None
     usable = np.isfinite(weights["log_weight"].to_numpy())
     if align.anchor_update == "bridge":
-        energy, log_weight = _bridged(this, conformers, weights[usable], model)
+        energy, log_weight, of_training = _bridged(this, conformers, weights[usable], model)
         table.loc[usable, "model_energy_nats"] = energy
         table.loc[usable, "anchor_log_weight"] = log_weight - logsumexp(log_weight)
-        return table
+        # Both have the right mean: each counts by its effective sample size.
+        share = effective_sample_size(of_training) / effective_sample_size(log_weight)
+        return table, share * np.exp(of_training - logsumexp(of_training))
     started, known = np.zeros(usable.sum()), np.zeros(usable.sum(), dtype=bool)
     if last is not None:
         keys = ["system", "source", "conformer"]
@@ -183,13 +195,15 @@ def _anchored(
     energies[moved] = energy
     table.loc[usable, "model_energy_nats"] = energies
     table.loc[usable, "anchor_log_weight"] = started - logsumexp(started)
-    return table.assign(anchor_step=gamma)
+    return table.assign(anchor_step=gamma), None
 
 
 def _bridged(
     this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser
-) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"]]:
+) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"], Float[np.ndarray, " frames"]]:
     """Model energies and log-weights of training MD and the samples of the round's first model, as one pool.
+
+    And log-weights of all training MD, scored or not, by itself.
 
     Raises:
         StageError: one of the two has no energies, or the molecule has no torsions.
@@ -205,7 +219,10 @@ def _bridged(
     molecule = read_molecule(this.layout.topology(conformers.system))
     waves = torsion_waves(Ensemble(molecule, _positions(this.layout, conformers.system, rows)))
     energy = _model_energies(this, conformers, rows, model)
-    return energy, bridged_log_weights(rows["log_weight"].to_numpy() + energy, from_md, waves)
+    ratio = rows["log_weight"].to_numpy() + energy
+    bridge = find_bridge(ratio, from_md, waves)
+    training = torsion_waves(Ensemble(molecule, conformers.positions_nm.cpu().numpy()))
+    return energy, bridge.log_weights(ratio, waves), bridge.md_log_weights(training)
 
 
 def _model_energies(
@@ -261,7 +278,13 @@ def _positions(layout: Layout, system: str, rows: pd.DataFrame) -> Float[np.ndar
     return np.concatenate(parts)
 
 
-def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame, align: LineSettings) -> Pool:
+def _pool(
+    layout: Layout,
+    conformers: Conformers,
+    weights: pd.DataFrame,
+    training_weight: Float[np.ndarray, " frames"] | None,
+    align: LineSettings,
+) -> Pool:
     """The weighted conformers of one system, those without a weight left out.
 
     Raises:
@@ -287,6 +310,9 @@ def _pool(layout: Layout, conformers: Conformers, weights: pd.DataFrame, align: 
         anchor_weight=torch.tensor(anchor, dtype=torch.float32, device=device),
         from_md=torch.tensor(np.flatnonzero(md), device=device),
         from_models=torch.tensor(np.flatnonzero(~md), device=device),
+        training_weight=None
+        if training_weight is None
+        else torch.tensor(training_weight, dtype=torch.float32, device=device),
     )
 
 
@@ -306,3 +332,16 @@ def draw_group(pool: Pool, align: LineSettings, generator: torch.Generator) -> I
         parts.append(source[drawn])
     # The order says which are pairs (`objectives.diffusion_dpo_loss`): MD with MD and with samples alike.
     return torch.cat(parts)[torch.randperm(align.group_size, generator=generator, device=generator.device)]
+
+
+def draw_anchored(pool: Pool, n: int, generator: torch.Generator) -> Float[Tensor, "n atoms 3"]:
+    """Conformers under the anchor's weights. Draws from ``generator``."""
+    if pool.training_weight is None:
+        return pool.positions_nm[torch.multinomial(pool.anchor_weight, n, replacement=True, generator=generator)]
+    weight = torch.cat([pool.anchor_weight, pool.training_weight])
+    index = torch.multinomial(weight, n, replacement=True, generator=generator)
+    scored = len(pool.positions_nm)
+    inside = (index < scored)[:, None, None]
+    return torch.where(
+        inside, pool.positions_nm[index.clamp(max=scored - 1)], pool.training_nm[(index - scored).clamp(min=0)]
+    )

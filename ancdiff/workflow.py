@@ -23,6 +23,7 @@ from ancdiff.corridor import (
     Layout,
     ancestors,
     generated_sets,
+    line_settings,
     models,
     only_line,
     pretrained_models,
@@ -121,6 +122,11 @@ class Corridor:
         """As `settings`, with the one line only: another line's change does not train this one again."""
         align = only_line(self.config.align, split_model(wildcards.model).line)
         return self.config.model_copy(update={"align": align}).sections(*SECTIONS["align"])
+
+    def align_threads(self, wildcards: Any) -> int:
+        """Threads of an alignment job: the bound of a pool's energies takes two, all else goes one after the other."""
+        line = line_settings(self.config.align, split_model(wildcards.model).line)
+        return 2 if line.anchor > 0 and line.anchor_energy == "bound" else 1
 
     def align_seed(self, wildcards: Any) -> int:
         """Seed of an alignment job."""

@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from ancdiff.artifacts import read_ensemble
 from ancdiff.basins import ramachandran
-from ancdiff.bridge import bridged_log_weights, torsion_waves
+from ancdiff.bridge import find_bridge, torsion_waves
 from ancdiff.config import LineSettings
 from ancdiff.errors import StageError
 from ancdiff.molecules import Ensemble
@@ -51,6 +51,10 @@ def union(n_md: int, n_model: int, seed: int, noise: float = 1.3) -> tuple[np.nd
     return -energy(angle) - log_q + noise * a - 0.5 * noise**2, from_md, angle
 
 
+def bridged_log_weights(ratio: np.ndarray, from_md: np.ndarray, features: np.ndarray) -> np.ndarray:
+    return find_bridge(ratio, from_md, features).log_weights(ratio, features)
+
+
 def exact_mean() -> float:
     weight = np.exp(-energy(GRID))
     return float(weight @ np.cos(GRID) / weight.sum())
@@ -70,6 +74,16 @@ def test_the_union_has_the_boltzmann_mean_though_both_ends_are_wrong() -> None:
     assert abs(np.cos(angle[from_md]).mean() - exact_mean()) > 0.3
     assert abs(np.cos(angle[~from_md]).mean() - exact_mean()) > 0.3
     assert np.mean(found) == pytest.approx(exact_mean(), abs=0.05)  # 0.015 of it by chance
+    assert np.std(found) < 0.12
+
+
+def test_frames_whose_ratios_are_not_known_have_the_boltzmann_mean_too() -> None:
+    found = []
+    for seed in range(20):
+        ratio, from_md, angle = union(1500, 1500, seed)
+        others = draw(bias(GRID) - energy(GRID), 20_000, np.random.default_rng(100 + seed))
+        found.append(mean(find_bridge(ratio, from_md, waves(angle)).md_log_weights(waves(others)), others))
+    assert np.mean(found) == pytest.approx(exact_mean(), abs=0.05)
     assert np.std(found) < 0.12
 
 
@@ -117,7 +131,7 @@ def test_a_constant_and_the_order_change_nothing() -> None:
 @pytest.mark.parametrize("side", [True, False])
 def test_a_bridge_needs_both_ends(side: bool) -> None:
     with pytest.raises(ValueError, match="two ends"):
-        bridged_log_weights(np.zeros(4), np.full(4, side), np.zeros((4, 2)))
+        find_bridge(np.zeros(4), np.full(4, side), np.zeros((4, 2)))
 
 
 def test_waves_of_a_peptide() -> None:

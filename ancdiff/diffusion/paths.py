@@ -29,6 +29,7 @@ References: Sohl-Dickstein et al. 2015 (arXiv 1503.03585), section 2.4; Bao et a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,11 +135,12 @@ def sample_paths(
     levels = posteriors.sigma_nm.tolist()
     x, log_omega = start_nm, log_normal_density(start_nm, math.hypot(levels[0], data_spread_nm))
     denoised = _at(denoise, x, levels[0])
+    known = _Posterior.of(posteriors, 0, denoised)
     for step in range(len(levels) - 1):
-        down, up = _Kernel.down(posteriors, step, eta), _Kernel.up(posteriors, step, eta)
-        below, log_p = down.draw(x, denoised, generator)
+        below, log_p = _Kernel.down(levels, step, eta).draw(x, denoised, known, generator)
         denoised = _at(denoise, below, levels[step + 1])
-        log_omega += log_p - up.log_density(x, below, denoised)
+        known = _Posterior.of(posteriors, step + 1, denoised)
+        log_omega += log_p - _Kernel.up(levels, step, eta).log_density(x, below, denoised, known)
         x = below
     return x, log_omega
 
@@ -161,89 +163,113 @@ def path_log_density(
     levels = posteriors.sigma_nm.tolist()
     found = []
     for _ in range(paths):
-        x, denoised = positions_nm, positions_nm
+        x, denoised, known = positions_nm, positions_nm, None
         log_omega = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for step in reversed(range(len(levels) - 1)):
-            down, up = _Kernel.down(posteriors, step, eta), _Kernel.up(posteriors, step, eta)
-            above, log_q = up.draw(x, denoised, generator)
+            above, log_q = _Kernel.up(levels, step, eta).draw(x, denoised, known, generator)
             denoised = _at(denoise, above, levels[step])
-            log_omega += down.log_density(x, above, denoised) - log_q
+            known = _Posterior.of(posteriors, step, denoised)
+            log_omega += _Kernel.down(levels, step, eta).log_density(x, above, denoised, known) - log_q
             x = above
         found.append(log_omega + log_normal_density(x, math.hypot(levels[0], data_spread_nm)))
     return torch.logsumexp(torch.stack(found), dim=0) - math.log(paths)
 
 
+@dataclass(frozen=True, eq=False)
+class _Posterior:
+    """P = C⁻¹ of conformers at one level, in double precision; translations have variance 1/``floor``."""
+
+    precision: Matrices
+    factor: Matrices  # lower triangular
+    floor: float
+
+    @classmethod
+    def of(cls, posteriors: Posteriors, level: int, denoised: Positions) -> "_Posterior | None":
+        """That of D(x; σ); None where there is no noise."""
+        sigma = float(posteriors.sigma_nm[level])
+        if sigma == 0:
+            return None
+        floor = 1.0 / sigma**2 + 1.0 / posteriors.spread_nm**2
+        stiffness = posteriors.stiffness.to(denoised.device, torch.float64)
+        precision = float(posteriors.scale[level]) * _network(denoised.double(), stiffness)
+        precision.diagonal(dim1=1, dim2=2).add_(floor)
+        return cls(precision, torch.linalg.cholesky(precision), floor)
+
+    def log_determinant(self) -> PerConformer:
+        """ln det P in the subspace."""
+        return _log_determinant(self.factor) - 3 * math.log(self.floor)
+
+
 @dataclass(frozen=True)
 class _Kernel:
-    """N(D + kept (x − D), floor + share C(D)) of a step from one level, of that C, to the next."""
+    """N(D + kept (x − D), plain + share C(D)) of a step from one level, of that C, to the next.
 
-    posteriors: Posteriors
-    level: int
+    Its covariance is (plain P + share) P⁻¹ with P = C⁻¹: no inverse is needed, neither for a draw nor for a density.
+    """
+
     kept: float
-    floor: float
+    plain: float
     share: float
 
     @classmethod
-    def down(cls, posteriors: Posteriors, step: int, eta: float) -> "_Kernel":
+    def down(cls, levels: Sequence[float], step: int, eta: float) -> "_Kernel":
         """p of the step from σ_t to σ_{t−1}."""
-        sigma, below = posteriors.sigma_nm[step : step + 2].tolist()
+        sigma, below = levels[step : step + 2]
         c = (below / sigma) ** (eta**2)
         kept = c * below / sigma
-        return cls(posteriors, step, kept, below**2 * (1 - c**2), (1 - kept) ** 2)
+        return cls(kept, below**2 * (1 - c**2), (1 - kept) ** 2)
 
     @classmethod
-    def up(cls, posteriors: Posteriors, step: int, eta: float) -> "_Kernel":
+    def up(cls, levels: Sequence[float], step: int, eta: float) -> "_Kernel":
         """q of the way back, from σ_{t−1} to σ_t."""
-        sigma, below = posteriors.sigma_nm[step : step + 2].tolist()
+        sigma, below = levels[step : step + 2]
         if below == 0:
-            return cls(posteriors, step + 1, 1.0, sigma**2, 0.0)
+            return cls(1.0, sigma**2, 0.0)
         c = (below / sigma) ** (eta**2)
         kept = c * sigma / below
         share = (1 - kept) ** 2 if eta != 1 else 0.0  # at 1 plain noise, which rounding would hide
-        return cls(posteriors, step + 1, kept, sigma**2 * (1 - c**2), share)
+        return cls(kept, sigma**2 * (1 - c**2), share)
 
-    def draw(self, x: Positions, denoised: Positions, generator: torch.Generator) -> tuple[Positions, PerConformer]:
+    def draw(
+        self, x: Positions, denoised: Positions, known: _Posterior | None, generator: torch.Generator
+    ) -> tuple[Positions, PerConformer]:
         """The next conformers, and the log of the density they were drawn from. Draws from ``generator``."""
-        mean = self._mean(x, denoised)
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        if self.share == 0:
-            drawn = mean + math.sqrt(self.floor) * centre(noise)
-            return drawn, log_normal_density(drawn - mean, math.sqrt(self.floor))
-        # The covariance maps the subspace to itself, its triangular factor does not: noise is centred after it.
-        factor = self._factor(denoised)
-        drawn = mean + centre((factor @ noise.double().flatten(1)[..., None]).reshape(noise.shape)).to(x.dtype)
-        return drawn, self._log_normal(drawn - mean, factor)
+        off = math.sqrt(self.plain) * noise
+        if known is not None and self.share > 0:
+            more = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device).double()
+            soft = torch.linalg.solve_triangular(known.factor.mT, more.flatten(1)[..., None], upper=True)
+            off = off + math.sqrt(self.share) * soft.reshape(x.shape).to(x.dtype)
+        off = centre(off)  # both covariances map the subspace to itself
+        return self._mean(x, denoised) + off, self._log_normal(off, known)
 
-    def log_density(self, drawn: Positions, x: Positions, denoised: Positions) -> PerConformer:
+    def log_density(
+        self, drawn: Positions, x: Positions, denoised: Positions, known: _Posterior | None
+    ) -> PerConformer:
         """log of the density of drawing these from ``x``, nats."""
-        off = drawn - self._mean(x, denoised)
-        if self.share == 0:
-            return log_normal_density(off, math.sqrt(self.floor))
-        return self._log_normal(off, self._factor(denoised))
+        return self._log_normal(drawn - self._mean(x, denoised), known)
 
     def _mean(self, x: Positions, denoised: Positions) -> Positions:
         return denoised + self.kept * (x - denoised)
 
-    @property
-    def _known(self) -> float:
-        """1/σ² + 1/s²: what is known of every coordinate."""
-        return 1.0 / float(self.posteriors.sigma_nm[self.level]) ** 2 + 1.0 / self.posteriors.spread_nm**2
-
-    def _factor(self, denoised: Positions) -> Matrices:
-        """The lower triangular factor of floor + share C, in double precision."""
-        stiffness = self.posteriors.stiffness.to(denoised.device, torch.float64)
-        precision = float(self.posteriors.scale[self.level]) * _network(denoised.double(), stiffness)
-        precision.diagonal(dim1=1, dim2=2).add_(self._known)
-        covariance = self.share * torch.cholesky_inverse(torch.linalg.cholesky(precision))
-        covariance.diagonal(dim1=1, dim2=2).add_(self.floor)
-        return torch.linalg.cholesky(covariance)
-
-    def _log_normal(self, off: Positions, factor: Matrices) -> PerConformer:
-        """log N(off; 0, L Lᵀ) in the subspace: without the translations, whose variance is floor + share/known."""
-        white = torch.linalg.solve_triangular(factor, off.double().flatten(1)[..., None], upper=False)
-        logs = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1) - 1.5 * math.log(self.floor + self.share / self._known)
+    def _log_normal(self, off: Positions, known: _Posterior | None) -> PerConformer:
+        """log N(off; 0, (plain P + share) P⁻¹) in the subspace."""
+        if known is None or self.share == 0:
+            return log_normal_density(off, math.sqrt(self.plain))
+        sum_ = self.plain * known.precision
+        sum_.diagonal(dim1=1, dim2=2).add_(self.share)
+        factor = torch.linalg.cholesky(sum_)
+        flat = off.double().flatten(1)[..., None]
+        white = torch.linalg.solve_triangular(factor, torch.cat([flat, known.precision @ flat], dim=2), upper=False)
+        square = white.prod(dim=2).sum(dim=1)
+        logs = _log_determinant(factor) - 3 * math.log(self.plain * known.floor + self.share)
         dimension = off[0].numel() - 3
-        return -0.5 * white.square().sum(dim=(1, 2)) - logs - 0.5 * dimension * math.log(2 * math.pi)
+        return -0.5 * (square + logs - known.log_determinant() + dimension * math.log(2 * math.pi))
+
+
+def _log_determinant(factor: Matrices) -> PerConformer:
+    """ln det L Lᵀ."""
+    return 2 * factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
 
 
 def _at(denoise: Denoise, x: Positions, sigma: float) -> Positions:

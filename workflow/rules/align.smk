@@ -7,7 +7,7 @@
 
 
 rule align:
-    """The model <line>_round<r>. Steps take one thread; energies of the pool, before them, take both."""
+    """The model <line>_round<r>. Steps take one thread; a bound of the pool's energies, before them, takes two."""
     input:
         unpack(RUN.align_inputs),
         topologies=RUN.dataset_topologies(),
@@ -25,7 +25,7 @@ rule align:
         model=RUN.aligned_pattern,
     conda:
         "../../envs/ancdiff.yaml"
-    threads: 2
+    threads: RUN.align_threads
     params:
         settings=RUN.align_settings,
         code=RUN.code("align"),
