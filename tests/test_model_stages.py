@@ -21,9 +21,10 @@ from ancdiff.diffusion.noise import centre, karras_sigma
 from ancdiff.errors import InputError, StageError
 from ancdiff.model_energies import pool_energies
 from ancdiff.molecules import ENERGY_COLUMNS, Ensemble
-from ancdiff.pool import Pool, draw_group
+from ancdiff.pool import Pool, draw_anchored, draw_group, held_out
 from ancdiff.testing import alanine_dipeptide
 from ancdiff.units import thermal_energy_kj_mol
+from ancdiff.weights import effective_sample_size
 
 SYSTEMS = {"ala": {"sequence": "ACE-ALA-NME"}}
 NETWORK = {"features": 16, "pair_features": 8, "layers": 1}
@@ -484,8 +485,16 @@ def bridged(results: Path) -> None:
     run_align(results, "eba_round1", align=bridge, diffusion={"superpose": False})
 
 
-def test_a_round_by_bridge_sampling(results: Path) -> None:
+def test_a_round_by_bridge_sampling(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = []
+    monkeypatch.setattr(align, "draw_anchored", lambda pool, *rest: pools.append(pool) or draw_anchored(pool, *rest))
     bridged(results)
+    # All training MD has weights, scored or not, and counts by its effective sample size.
+    weight = pools[0].training_weight.double().numpy()
+    assert weight.shape == pools[0].training_nm.shape[:1]
+    assert (weight > 0).all()
+    union = pools[0].anchor_weight.double().numpy()
+    assert weight.sum() == pytest.approx(effective_sample_size(np.log(weight)) / effective_sample_size(np.log(union)))
     weights = read_table(results / "align" / "eba_round1" / "weights.parquet")
     good = weights[np.isfinite(weights["log_weight"])]
     assert good["model_energy_nats"].notna().all()
@@ -574,6 +583,28 @@ def test_the_anchor_takes_md_at_low_noise_and_the_pool_above(local_sigma: float,
     generator = torch.Generator().manual_seed(0)
     _, block = align._anchor_block(pool, 32, settings.align, settings.diffusion, 0.15, generator)
     assert (block.target_nm.abs().sum(dim=(1, 2)) == 0).double().mean() == share_of_md
+
+
+def test_the_anchor_draws_scored_conformers_and_all_training_md_by_their_weights() -> None:
+    """Two scored conformers at x = 1, 2 with weights ¼, ¾; three frames at x = 10, 20, 30 with 1, 0, 2 beside them."""
+    place = torch.tensor([1.0, 2.0])[:, None, None].expand(2, 2, 3)
+    pool = Pool(
+        system="x",
+        graph=molecule_graph(alanine_dipeptide().molecule),
+        training_nm=torch.tensor([10.0, 20.0, 30.0])[:, None, None].expand(3, 2, 3),
+        positions_nm=place,
+        log_weight=torch.zeros(2),
+        anchor_weight=torch.tensor([0.25, 0.75]),
+        from_md=torch.arange(1),
+        from_models=torch.arange(1, 2),
+        training_weight=torch.tensor([1.0, 0.0, 2.0]),
+    )
+    drawn = draw_anchored(pool, 8000, torch.Generator().manual_seed(0))[:, 0, 0]
+    shares = {value: (drawn == value).double().mean().item() for value in (1.0, 2.0, 10.0, 20.0, 30.0)}
+    assert shares == pytest.approx({1.0: 1 / 16, 2.0: 3 / 16, 10.0: 1 / 4, 20.0: 0.0, 30.0: 1 / 2}, abs=0.02)
+    kept, held = held_out(pool)  # frames that are not scored might be held out ones
+    assert kept.training_weight is None
+    assert held.training_weight is None
 
 
 def test_energies_of_a_pool_do_not_depend_on_the_number_of_threads() -> None:
