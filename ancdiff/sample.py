@@ -55,8 +55,8 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
     molecule = read_molecule(topology)
     denoise = denoiser.on(molecule_graph(molecule).to(device))
     way = ReversePath(denoise)
+    diffusion = settings.diffusion
     asked: dict[str, Any] = {
-        "diffusion": settings.diffusion,
         "sigma_data_nm": denoiser.sigma_data_nm,
         "generator": torch.Generator(device).manual_seed(seed),
         "title": f"sample {molecule.name}",
@@ -65,19 +65,23 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
     densities = output.parent / LOG_DENSITIES
     if settings.sample.log_density == "none":
         densities.unlink(missing_ok=True)  # of an earlier run with other settings: it would belong to other samples
-        positions = draw_conformers(way, molecule.n_atoms, settings.sample, **asked)
+        positions = draw_conformers(way, molecule.n_atoms, settings.sample, diffusion, **asked)
         last = positions[:1]
     elif settings.sample.log_density == "path":
         # What is drawn before is no part of the way that is shown.
-        asked["posteriors"] = path_posteriors(denoise, molecule.n_atoms, settings.sample, **asked)
-        positions, table = draw_with_path_density(way, molecule.n_atoms, settings.sample, **asked)
+        posteriors = path_posteriors(denoise, molecule.n_atoms, settings.sample, diffusion, **asked)
+        positions, table = draw_with_path_density(
+            way, molecule.n_atoms, settings.sample, **asked, posteriors=posteriors
+        )
         write_table(densities, table)
         last = positions[:1]
     else:
         probes = torch.Generator(device).manual_seed(seed + 1)  # so that the samples do not depend on the trace
-        positions, table = draw_with_log_density(denoise, molecule.n_atoms, settings.sample, **asked, probes=probes)
+        positions, table = draw_with_log_density(
+            denoise, molecule.n_atoms, settings.sample, diffusion, **asked, probes=probes
+        )
         few = centre(torch.as_tensor(positions[:_CHECKED])).to(device)
-        levels = _levels(settings.sample, settings.diffusion, denoiser.sigma_data_nm)
+        levels = _levels(settings.sample, diffusion, denoiser.sigma_data_nm)
         record["log_density"] = step_errors(
             denoise,
             few,
@@ -87,7 +91,8 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
         )
         write_table(densities, table)
         # Traces differentiate the denoiser and cannot be looked at meanwhile: one more conformer shows the way.
-        last = draw_conformers(way, molecule.n_atoms, settings.sample.model_copy(update={"conformers": 1}), **asked)
+        one = settings.sample.model_copy(update={"conformers": 1})
+        last = draw_conformers(way, molecule.n_atoms, one, diffusion, **asked)
     record["reverse_sigma_nm"] = [*way.sigma_nm, 0.0]
     write_ensemble(output.with_name("reverse.dcd"), Ensemble(molecule, np.concatenate([*way.frames_nm, last])))
     write_ensemble(output, Ensemble(molecule, positions), record)
@@ -145,7 +150,7 @@ def draw_conformers(
         asked: dict[str, Any] = {"sigma_data_nm": sigma_data_nm, "generator": generator, "title": title}
         posteriors = path_posteriors(denoise, n_atoms, settings, diffusion, **asked)
         alone = settings.model_copy(update={"log_density_probes": 1})
-        return draw_with_path_density(denoise, n_atoms, alone, diffusion, **asked, posteriors=posteriors)[0]
+        return draw_with_path_density(denoise, n_atoms, alone, **asked, posteriors=posteriors)[0]
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
     drawn = []
     with torch.inference_mode():
@@ -236,7 +241,6 @@ def draw_with_path_density(
     denoise: Denoise,
     n_atoms: int,
     settings: SampleSettings,
-    diffusion: DiffusionSettings,
     *,
     sigma_data_nm: float,
     generator: torch.Generator,
@@ -254,13 +258,13 @@ def draw_with_path_density(
     Raises:
         StageError: the sampler left the finite numbers.
     """
-    sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
+    sigma_max_nm = float(posteriors.sigma_nm[0])
     kinds: dict[str, Any] = {"eta": settings.eta, "data_spread_nm": sigma_data_nm}
     # The samples do not depend on how many paths weigh them.
     others = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1)
     paths = settings.log_density_probes
     drawn, parts = [], []
-    for start in _starts(n_atoms, settings, float(sigma[0]), sigma_data_nm, generator, title):
+    for start in _starts(n_atoms, settings, sigma_max_nm, sigma_data_nm, generator, title):
         batch, log_omega = sample_paths(denoise, start, posteriors, **kinds, generator=generator)
         if paths > 1:
             rest = path_log_density(denoise, batch, posteriors, **kinds, paths=paths - 1, generator=others)

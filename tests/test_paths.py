@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from ancdiff.config import DiffusionSettings, LineSettings, SampleSettings
 from ancdiff.diffusion.noise import karras_sigma, start_noise
 from ancdiff.diffusion.paths import (
     Posteriors,
+    _Kernel,
+    _Posterior,
     elastic_posteriors,
     isotropic_posteriors,
     path_log_density,
@@ -173,6 +176,28 @@ def test_weights_are_right_where_the_denoiser_and_the_posteriors_are_wrong(eta: 
     assert weighted == pytest.approx(1.0, abs=5 * math.sqrt(2 / cloud.dimension / effective))
 
 
+def test_a_kernels_density_is_that_of_its_draws() -> None:
+    """Covariance floor + share C in the subspace, and the normal density in a basis of it."""
+    atoms, n = 4, 40_000
+    stiffness = torch.tensor([[0.0, 9.0, 1.0, 1.0], [9.0, 0.0, 9.0, 1.0], [1.0, 9.0, 0.0, 4.0], [1.0, 1.0, 4.0, 0.0]])
+    posteriors = Posteriors(torch.tensor([0.3]), torch.tensor([5.0]), stiffness, SPREAD)
+    shape = torch.randn((1, atoms, 3), generator=seeded(1), dtype=torch.float64)
+    denoised = (shape - shape.mean(dim=1, keepdim=True)).expand(n, atoms, 3)
+    known = _Posterior.of(posteriors, 0, denoised)
+    assert known is not None
+    kernel = _Kernel(kept=0.6, plain=0.004, share=0.5)
+    x = denoised + 0.1
+    drawn, log_density = kernel.draw(x, denoised, known, seeded(2))
+    centring = np.kron(np.eye(atoms) - 1 / atoms, np.eye(3))
+    within = centring @ (0.004 * np.eye(12) + 0.5 * np.linalg.inv(known.precision[0].numpy())) @ centring
+    off = (drawn - denoised - 0.6 * (x - denoised)).flatten(1).numpy()
+    assert off.T @ off / n == pytest.approx(within, abs=6 * np.abs(within).max() / math.sqrt(n))
+    values, vectors = np.linalg.eigh(within)
+    normal = scipy.stats.multivariate_normal(cov=np.diag(values[3:]))
+    assert log_density.numpy() == pytest.approx(normal.logpdf(off @ vectors[:, 3:]))
+    assert kernel.log_density(drawn, x, denoised, known).numpy() == pytest.approx(log_density.numpy())
+
+
 def test_more_paths_raise_the_density_to_that_of_the_samples() -> None:
     """E[ω | x] = p(x) of the model's own samples; the log of the mean of a few lies below, of many it is there."""
     wrong = WrongCloud(4, spread_nm=SPREAD)
@@ -207,7 +232,7 @@ def test_the_stage_draws_the_same_conformers_with_and_without_weights() -> None:
     plain = draw_conformers(cloud.denoise, 4, settings, DiffusionSettings(), **asked, generator=seeded(1))
     asked["generator"] = seeded(1)
     asked["posteriors"] = path_posteriors(cloud.denoise, 4, settings, DiffusionSettings(), **asked)
-    drawn, table = draw_with_path_density(cloud.denoise, 4, settings, DiffusionSettings(), **asked)
+    drawn, table = draw_with_path_density(cloud.denoise, 4, settings, **asked)
     assert (plain == drawn).all()
     assert table["conformer"].tolist() == list(range(10))
     assert table["log_density_nats"].notna().all()
@@ -227,7 +252,6 @@ def test_several_paths_of_a_sample_weigh_it_as_rightly_and_scatter_less() -> Non
             wrong.denoise,
             4,
             settings,
-            DiffusionSettings(),
             sigma_data_nm=SPREAD,
             generator=seeded(1),
             posteriors=exact_of(settings),

@@ -256,9 +256,9 @@ class _Kernel:
         """log N(off; 0, (plain P + share) P⁻¹) in the subspace."""
         if known is None or self.share == 0:
             return log_normal_density(off, math.sqrt(self.plain))
-        sum_ = self.plain * known.precision
-        sum_.diagonal(dim1=1, dim2=2).add_(self.share)
-        factor = torch.linalg.cholesky(sum_)
+        mixed = self.plain * known.precision
+        mixed.diagonal(dim1=1, dim2=2).add_(self.share)
+        factor = torch.linalg.cholesky(mixed)
         flat = off.double().flatten(1)[..., None]
         white = torch.linalg.solve_triangular(factor, torch.cat([flat, known.precision @ flat], dim=2), upper=False)
         square = white.prod(dim=2).sum(dim=1)
