@@ -2,4 +2,5 @@
 
 from ancdiff.cli import main
 
-main()
+if __name__ == "__main__":  # not in a process that a stage starts
+    main()

@@ -160,7 +160,7 @@ def simulate(settings: StageConfig, *, results: Path, system: str, md: str, thre
     """Molecular dynamics of one system."""
     from ancdiff.simulate import run
 
-    run(settings, system=system, md=md, results=results)
+    run(settings, system=system, md=md, results=results, threads=threads)
 
 
 @stage_command("dataset")

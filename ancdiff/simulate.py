@@ -13,9 +13,12 @@ know nothing of it or of each other.
 
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -47,11 +50,14 @@ from ancdiff.units import PICOSECONDS_PER_NS
 BUNDLED = PACKAGE_ROOT.parent / "data" / "peptides"
 CHECKSUMS = "SHA256SUMS"
 _SEGMENT_PS = 50.0
+_POLL_SECONDS = 0.5
 _CONFORMER_SETS = {"training": 1, "reference": 2}
 
 
-def run(settings: StageConfig, *, system: str, md: str, results: Path) -> None:
+def run(settings: StageConfig, *, system: str, md: str, results: Path, threads: int = 1) -> None:
     """Write ``simulate/<system>/<md>.dcd``, its record, its table of frames and ``topology.pdb``.
+
+    Repeats of a peptide's reference run side by side in ``threads`` processes; what they give does not depend on it.
 
     Reads sections run, systems, forcefield, simulate. Draws random numbers from ``simulate.seed``, the system's name
     and the replica's number; on the Reference platform two runs give the same frames. A run that was killed goes on
@@ -85,8 +91,8 @@ def run(settings: StageConfig, *, system: str, md: str, results: Path) -> None:
     peptide = build_peptide(system, settings.systems[system].sequence, settings.forcefield)
     key = _hash(json.dumps(wanted, sort_keys=True) + code_stamp("ancdiff.simulate"))[:16]
     work = output.parent / f".{md}-{key}"
-    job = _Job(settings, system, peptide, work)
-    produced = _training(job) if md == "training" else _reference(job)
+    job = _Job(settings, system, peptide, work, _SEGMENT_PS)
+    produced = _training(job) if md == "training" else _reference(job, threads)
     record = made_by("simulate", settings=settings.as_dict(), seed=settings.simulate.seed)
     record |= {"md": wanted, "frames": len(produced.table), **produced.notes}
     molecule = select_atoms(peptide.molecule, job.kept)
@@ -179,6 +185,7 @@ class _Job:
     system: str
     peptide: Peptide
     work: Path
+    segment_ps: float  # the most that a killed run does again
 
     @property
     def thermostat(self) -> Thermostat:
@@ -240,24 +247,21 @@ def _training(job: _Job) -> _Produced:
     return _Produced(np.concatenate(parts), _frame_table(parts, training.frame_interval_ps), {})
 
 
-def _reference(job: _Job) -> _Produced:
+def _reference(job: _Job, threads: int) -> _Produced:
     """Replica exchange repeated from different basins; the frames of the lowest temperature."""
     reference = job.settings.simulate.reference
-    length_ps = (job.settings.systems[job.system].reference_ns or reference.replica_ns) * PICOSECONDS_PER_NS
-    equilibration_ps = reference.equilibration_ns * PICOSECONDS_PER_NS
-    total_ps = reference.repeats * (length_ps + equilibration_ps)
+    segments = _reference_segments(job)
+    total_ps = reference.repeats * sum(span_ps for span_ps, _ in segments)
     parts, tried, taken = [], 0, 0
     with tqdm(
         total=round(total_ps), desc=f"{job.system} reference", unit="ps", file=sys.stderr, mininterval=1.0
     ) as progress:
+        if threads > 1:
+            _side_by_side(job, threads, progress)
+            progress.reset()
         for repeat in range(reference.repeats):
-            segments = _segments(equilibration_ps, reference.frame_interval_ps, keep=False)
-            segments += _segments(length_ps, reference.frame_interval_ps, keep=True)
-            part, walkers = [], None
-            for number, (span_ps, keep) in enumerate(segments):
-                make = _segment_maker(job, repeat, number, span_ps, walkers)
-                done = _kept(job.work / f"repeat_{repeat:02d}_{number:05d}.npz", make)
-                walkers = Walkers(done["positions"], done["velocities"])
+            part = []
+            for (span_ps, keep), done in zip(segments, _repeat(job, repeat), strict=True):
                 tried, taken = tried + done["tried"], taken + done["taken"]
                 if keep:
                     part.append(done["frames"])
@@ -267,6 +271,70 @@ def _reference(job: _Job) -> _Produced:
     return _Produced(
         np.concatenate(parts), _frame_table(parts, reference.frame_interval_ps), {"exchange_acceptance": acceptance}
     )
+
+
+def _reference_segments(job: _Job) -> list[tuple[float, bool]]:
+    """Lengths of the segments of one repeat, ps, and whether their frames are kept."""
+    reference = job.settings.simulate.reference
+    length_ps = (job.settings.systems[job.system].reference_ns or reference.replica_ns) * PICOSECONDS_PER_NS
+    equilibration_ps = reference.equilibration_ns * PICOSECONDS_PER_NS
+    segments = _segments(equilibration_ps, reference.frame_interval_ps, job.segment_ps, keep=False)
+    return segments + _segments(length_ps, reference.frame_interval_ps, job.segment_ps, keep=True)
+
+
+def _segment_file(job: _Job, repeat: int, number: int) -> Path:
+    return job.work / f"repeat_{repeat:02d}_{number:05d}.npz"
+
+
+def _repeat(job: _Job, repeat: int) -> Iterator[dict[str, np.ndarray]]:
+    """The segments of one repeat, one after the other; those that are not yet in the work folder are made."""
+    walkers = None
+    for number, (span_ps, _) in enumerate(_reference_segments(job)):
+        done = _kept(_segment_file(job, repeat, number), _segment_maker(job, repeat, number, span_ps, walkers))
+        yield done
+        walkers = Walkers(done["positions"], done["velocities"])
+
+
+def _side_by_side(job: _Job, threads: int, progress: tqdm) -> None:
+    """Make the segments of all repeats, so many repeats at once. What a process leaves undone is not made here.
+
+    Processes, since all integrators of OpenMM's Reference platform draw from one generator. One that fails ends the
+    others: its error comes from the segment that it was at, when that is made again.
+    """
+    context = multiprocessing.get_context("spawn")
+    repeats = list(range(job.settings.simulate.reference.repeats))
+    spans = {
+        _segment_file(job, repeat, number): span_ps
+        for repeat in repeats
+        for number, (span_ps, _) in enumerate(_reference_segments(job))
+    }
+    workers: list[Any] = []
+    try:
+        while repeats or any(worker.is_alive() for worker in workers):
+            while repeats and sum(worker.is_alive() for worker in workers) < threads:
+                given = (job.settings.as_dict(), job.system, job.work, job.segment_ps, repeats.pop(0), os.getpid())
+                workers.append(context.Process(target=_make_repeat, args=given, daemon=True))
+                workers[-1].start()
+            if any(worker.exitcode for worker in workers):  # neither None, running, nor 0, done
+                return
+            time.sleep(_POLL_SECONDS)
+            made = sum(span_ps for path, span_ps in spans.items() if path.is_file())
+            progress.update(round(made) - progress.n)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _make_repeat(
+    settings: dict[str, Any], system: str, work: Path, segment_ps: float, repeat: int, parent: int
+) -> None:
+    """One repeat in a process of its own, until its parent is gone."""
+    config = StageConfig(settings)
+    peptide = build_peptide(system, config.systems[system].sequence, config.forcefield)
+    for _ in _repeat(_Job(config, system, peptide, work, segment_ps), repeat):
+        if os.getppid() != parent:
+            return
 
 
 def _segment_maker(
@@ -325,9 +393,9 @@ def temperature_ladder(lowest_kelvin: float, hotter_kelvin: tuple[float, ...]) -
     return ladder
 
 
-def _segments(span_ps: float, frame_interval_ps: float, *, keep: bool) -> list[tuple[float, bool]]:
+def _segments(span_ps: float, frame_interval_ps: float, longest_ps: float, *, keep: bool) -> list[tuple[float, bool]]:
     """A span, to the nearest frame, in segments of whole frames: their lengths, and whether frames are kept."""
-    frames, longest = round(span_ps / frame_interval_ps), max(1, round(_SEGMENT_PS / frame_interval_ps))
+    frames, longest = round(span_ps / frame_interval_ps), max(1, round(longest_ps / frame_interval_ps))
     counts = [longest] * (frames // longest) + ([frames % longest] if frames % longest else [])
     return [(count * frame_interval_ps, keep) for count in counts]
 

@@ -92,6 +92,12 @@ class Corridor:
         sections["systems"] = {wildcards.system: sections["systems"][wildcards.system]}
         return json.dumps(sections, sort_keys=True, separators=(",", ":"))
 
+    def simulate_threads(self, wildcards: Any) -> int:
+        """Threads of a simulation: two where the reference of a peptide is run, which has repeats."""
+        simulate, system = self.config.simulate, self.config.systems[wildcards.system]
+        runs = simulate.source == "run" and system.sequence is not None and wildcards.md == "reference"
+        return min(2, simulate.reference.repeats) if runs else 1
+
     def simulate_inputs(self, wildcards: Any) -> list[Path]:
         """Bundled files of an MD data set, where the run copies them; or the file that a small molecule is in."""
         if self.config.simulate.source != "bundled":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,19 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(made: Path, tm
     assert not np.array_equal(positions(made, "training"), positions(tmp_path / "other", "training"))
     again, first = (root / "simulate" / "ala" / "topology.pdb" for root in (tmp_path / "again", made))
     assert first.read_bytes() == again.read_bytes()
+
+
+def test_repeats_side_by_side_give_the_same_reference(made: Path, tmp_path: Path) -> None:
+    simulate.run(tiny(), system="ala", md="reference", results=tmp_path, threads=2)
+    np.testing.assert_array_equal(positions(tmp_path, "reference"), positions(made, "reference"))
+    records = [read_json(root / "simulate" / "ala" / "reference.json") for root in (tmp_path, made)]
+    assert records[0]["exchange_acceptance"] == records[1]["exchange_acceptance"]
+
+
+def test_repeats_whose_processes_die_are_made_here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulate, "_make_repeat", os._exit)  # which takes one argument, not six
+    simulate.run(tiny(), system="ala", md="reference", results=tmp_path, threads=2)
+    np.testing.assert_array_equal(positions(tmp_path, "reference"), positions(made, "reference"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@
 
 
 rule simulate:
-    """Training MD (short, from chosen basins) or reference MD (converged) of one system."""
+    """Training MD (short, from chosen basins) or reference MD (converged) of one system, whose repeats go side by side."""
     input:
         files=RUN.simulate_inputs,
     output:
@@ -22,7 +22,7 @@ rule simulate:
         md="training|reference",
     conda:
         "../../envs/ancdiff.yaml"
-    threads: 1
+    threads: RUN.simulate_threads
     params:
         settings=RUN.simulate_settings,
         code=RUN.code("simulate"),
