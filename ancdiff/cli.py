@@ -19,7 +19,8 @@ from ancdiff.config import Config, StageConfig, load_config, parse_config
 from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, generated_sets, split_model
 from ancdiff.errors import AncdiffError, ConfigError, StageError
 from ancdiff.origins import describe
-from ancdiff.workflow import check_systems, corridor_of
+from ancdiff.preflight import check_systems
+from ancdiff.workflow import corridor_of
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENMM_CPU_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _FILE = click.Path(path_type=Path)

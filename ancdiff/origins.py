@@ -1,9 +1,14 @@
 """Where a system's data come from, and what follows from that: asked of its settings by the stages and the workflow."""
 
+import os
 from pathlib import Path
 
 from ancdiff.config import CompoundSettings, SystemSettings
 from ancdiff.exact_systems import PARTICLES
+from ancdiff.provenance import PACKAGE_ROOT
+
+BUNDLED_MD = PACKAGE_ROOT.parent / "data" / "peptides"
+"""MD of the default systems, kept in the repository."""
 
 
 def is_simulated(system: SystemSettings) -> bool:
@@ -52,3 +57,9 @@ def own_files(system: SystemSettings) -> list[Path]:
         return [Path(system.conformers.file)] if system.conformers.file is not None else []
     topology = () if system.topology is None else (system.topology,)
     return [Path(path) for path in (*topology, *system.training, *system.reference)]
+
+
+def bundled_files(system: str, md: str) -> list[Path]:
+    """Files of an MD data set that the repository keeps, as seen from the working folder."""
+    folder = Path(os.path.relpath(BUNDLED_MD / system))
+    return [folder / "topology.pdb"] + [folder / f"{md}.{suffix}" for suffix in ("dcd", "json", "parquet")]

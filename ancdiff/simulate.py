@@ -41,13 +41,12 @@ from ancdiff.forcefield.dynamics import Engine, Thermostat, Walkers, run_exchang
 from ancdiff.forcefield.system import create_system
 from ancdiff.forcefield.topology import select_atoms
 from ancdiff.molecules import Ensemble
-from ancdiff.origins import is_particles, is_simulated
+from ancdiff.origins import BUNDLED_MD, is_particles, is_simulated
 from ancdiff.particles import molecule_of_settings
 from ancdiff.particles.data import exact_data, point_data
-from ancdiff.provenance import PACKAGE_ROOT, code_stamp, file_sha256, made_by
+from ancdiff.provenance import code_stamp, file_sha256, made_by
 from ancdiff.units import PICOSECONDS_PER_NS
 
-BUNDLED = PACKAGE_ROOT.parent / "data" / "peptides"
 CHECKSUMS = "SHA256SUMS"
 _SEGMENT_PS = 50.0
 _POLL_SECONDS = 0.5
@@ -86,7 +85,7 @@ def run(settings: StageConfig, *, system: str, md: str, results: Path, threads: 
         return
     wanted = md_settings(settings, system, md)
     if settings.simulate.source == "bundled":
-        _copy_bundled(BUNDLED, output, wanted, system=system, md=md)
+        _copy_bundled(BUNDLED_MD, output, wanted, system=system, md=md)
         return
     peptide = build_peptide(system, settings.systems[system].sequence, settings.forcefield)
     key = _hash(json.dumps(wanted, sort_keys=True) + code_stamp("ancdiff.simulate"))[:16]
@@ -256,7 +255,7 @@ def _reference(job: _Job, threads: int) -> _Produced:
     with tqdm(
         total=round(total_ps), desc=f"{job.system} reference", unit="ps", file=sys.stderr, mininterval=1.0
     ) as progress:
-        if threads > 1:
+        if min(threads, reference.repeats) > 1:
             _side_by_side(job, threads, progress)
             progress.reset()
         for repeat in range(reference.repeats):

@@ -5,7 +5,6 @@ something new. Imports nothing heavy, since each cluster job parses the Snakefil
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import sys
@@ -33,12 +32,17 @@ from ancdiff.corridor import (
     split_model,
     without_seed,
 )
-from ancdiff.errors import AncdiffError, ConfigError, InputError
-from ancdiff.origins import compound_sources, is_particles, is_scored, is_simulated, is_small_molecule, own_files
-from ancdiff.provenance import PACKAGE_ROOT, code_stamp
-
-# MD of the default systems, kept in the repository (`ancdiff.simulate` copies from here).
-BUNDLED_MD = PACKAGE_ROOT.parent / "data" / "peptides"
+from ancdiff.errors import AncdiffError
+from ancdiff.origins import (
+    bundled_files,
+    compound_sources,
+    is_particles,
+    is_scored,
+    is_simulated,
+    own_files,
+)
+from ancdiff.preflight import check_systems
+from ancdiff.provenance import code_stamp
 
 # The sections of the configuration that each stage reads: what its rule hands to it, and what makes it rerun. A job
 # that trains or samples gets its one seed beside them, not `run` with all of them: one more seed reruns nothing.
@@ -317,12 +321,6 @@ def corridor_of(config: Config) -> Corridor:
     return CompoundCorridor(config) if compounds else Corridor(config)
 
 
-def bundled_files(system: str, md: str) -> list[Path]:
-    """Files of an MD data set that the repository keeps, as seen from the working folder."""
-    folder = Path(os.path.relpath(BUNDLED_MD / system))
-    return [folder / "topology.pdb"] + [folder / f"{md}.{suffix}" for suffix in ("dcd", "json", "parquet")]
-
-
 def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
     """Check a run's configuration before its first job, for the Snakefile; ``files`` are where it comes from.
 
@@ -340,79 +338,3 @@ def open_run(raw: Mapping[str, Any], files: Iterable[Any] = ()) -> Corridor:
         print(f"ancdiff: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     return corridor_of(config)
-
-
-def check_systems(config: Config) -> None:
-    """See that there is a system to train on, that every file that the run starts from is there, and what sections
-    must agree on.
-
-    Raises:
-        ConfigError: there is no system, or none to train on; a trained one, or a small molecule, has no energy; or a
-            rung of the ladder is below the run's temperature.
-        InputError: a file is missing.
-    """
-    if not config.systems:
-        raise ConfigError(
-            "there is no system to work on",
-            where="systems",
-            fix="name at least one, e.g. systems: {ala: {sequence: ACE-ALA-NME}}",
-        )
-    if all(system.split == "test" for system in config.systems.values()):
-        raise ConfigError(
-            "there is no system to train on", where="systems", fix="leave at least one with split: train (the default)"
-        )
-    unknown = [name for name in config.forcefield.xml if not Path(name).is_file() and not _is_openmms(name)]
-    if unknown:
-        raise InputError(
-            f"there is no such force-field file: {', '.join(unknown)}",
-            where="forcefield.xml",
-            fix="check the path (relative to the folder in which snakemake runs), or the name among OpenMM's own",
-        )
-    small = [name for name, system in config.systems.items() if is_small_molecule(system)]
-    if small and config.forcefield.small_molecule is None:
-        raise ConfigError(
-            f"{', '.join(small)}: no energy for small molecules is chosen",
-            where="forcefield.small_molecule",
-            fix="write  forcefield: {small_molecule: mmff94}  (or gfn2-xtb)",
-        )
-    bare = [name for name, system in config.systems.items() if system.split == "train" and not is_scored(system)]
-    if bare and config.align.rounds > 0:
-        raise ConfigError(
-            f"{', '.join(bare)}: points have no energy to align a model with",
-            where="align.rounds",
-            fix="write  align: {rounds: 0},  or give these systems split: test",
-        )
-    target = config.forcefield.temperature_kelvin
-    if config.align.temper is not None and any(rung < target for rung in config.align.temper.ladder_kelvin):
-        raise ConfigError(
-            f"the ladder goes below the temperature of the run, {target:g} K",
-            where="align.temper.ladder_kelvin",
-            fix="leave those rungs out: rounds after the last one are at forcefield.temperature_kelvin",
-        )
-    for name, system in config.systems.items():
-        if system.sequence is not None and config.simulate.source == "bundled":
-            _check_bundled(name)
-        missing = [str(path) for path in own_files(system) if not path.is_file()]
-        if missing:
-            raise InputError(
-                f"there is no such file: {', '.join(missing)}",
-                where=f"systems.{name}",
-                fix="check the path (relative to the folder in which snakemake runs)",
-            )
-
-
-def _is_openmms(name: str) -> bool:
-    """Whether OpenMM brings a force-field file of this name; does not import it."""
-    found = importlib.util.find_spec("openmm")
-    folders = [] if found is None else found.submodule_search_locations or []
-    return any((Path(folder) / "app" / "data" / name).is_file() for folder in folders)
-
-
-def _check_bundled(system: str) -> None:
-    missing = [str(path) for md in MD_ENSEMBLES for path in bundled_files(system, md) if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"there is no bundled MD of this system: {', '.join(missing)}",
-            where=f"systems.{system}",
-            fix="set  simulate: {source: run}  to make it (minutes to hours of one core)",
-        )

@@ -28,7 +28,7 @@ from ancdiff.diffusion.noise import centre, centred_noise, karras_sigma
 from ancdiff.diffusion.paths import isotropic_posteriors, sample_paths
 from ancdiff.molecules import Ensemble
 from ancdiff.objectives import GroupEnergies, eba_loss
-from ancdiff.workflow import BUNDLED_MD
+from ancdiff.origins import BUNDLED_MD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPREAD_NM = 0.2

@@ -31,9 +31,9 @@ from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoising import Block, Conformers, denoising_blocks_loss, draw_blocks, split_blocks
 from ancdiff.diffusion.noise import centre
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import BUNDLED_MD
 from ancdiff.sample import draw_conformers
 from ancdiff.training import LossPart, gradients
-from ancdiff.workflow import BUNDLED_MD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

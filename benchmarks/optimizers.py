@@ -27,9 +27,9 @@ from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoising import Conformers, denoising_blocks_loss, draw_blocks
 from ancdiff.diffusion.energy import training_noise
 from ancdiff.diffusion.noise import TrainingLevels, centre
+from ancdiff.origins import BUNDLED_MD
 from ancdiff.pretrain import data_spread_nm
 from ancdiff.training import TrainingPlan, train
-from ancdiff.workflow import BUNDLED_MD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OPTIMIZERS: tuple[tuple[Literal["adamw", "muon"], float], ...] = (

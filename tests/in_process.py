@@ -8,7 +8,8 @@ from ancdiff import align, dataset, evaluate, pretrain, report, sample, score, s
 from ancdiff.config import Config, StageConfig, load_config
 from ancdiff.corridor import MD_ENSEMBLES, PRETRAINED, Layout, seed_of
 from ancdiff.origins import is_scored
-from ancdiff.workflow import Corridor, check_systems
+from ancdiff.preflight import check_systems
+from ancdiff.workflow import Corridor
 
 
 def run_everything(path: Path, results: Path) -> Config:

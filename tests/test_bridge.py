@@ -11,8 +11,8 @@ from ancdiff.bridge import find_bridge, torsion_waves
 from ancdiff.config import LineSettings
 from ancdiff.errors import StageError
 from ancdiff.molecules import Ensemble
+from ancdiff.origins import BUNDLED_MD
 from ancdiff.particles import particle_molecule
-from ancdiff.workflow import BUNDLED_MD
 
 GRID = np.linspace(-np.pi, np.pi, 2001)[:-1]
 

@@ -14,7 +14,7 @@ from made_compounds import SMILES, write_archive
 from rdkit import Chem
 from scipy.spatial.transform import Rotation
 
-from ancdiff import compound_denoising, generate, workflow
+from ancdiff import compound_denoising, generate, preflight, workflow
 from ancdiff.artifacts import read_json, read_table
 from ancdiff.cli import commands
 from ancdiff.compound_files import read_compounds, sdf_record, write_compounds
@@ -275,7 +275,7 @@ def test_compounds_are_a_run_of_their_own() -> None:
 def test_the_way_of_compounds_leads_past_simulation_and_scores(tmp_path: Path) -> None:
     config = parse_config(yaml.safe_load((REPOSITORY / "tests" / "tiny-compounds.yaml").read_text()))
     with pytest.raises(InputError, match=r"no such file: compounds\.tar\.bz2, excluded\.txt"):
-        workflow.check_systems(config)
+        preflight.check_systems(config)
     run = workflow.corridor_of(config)
     asked = [str(path) for paths in run.report_inputs(None).values() for path in paths]
     assert not [path for path in asked if any(stage in path for stage in ("simulate", "score", "align", "/sample/"))]
@@ -289,7 +289,7 @@ def test_the_way_of_compounds_leads_past_simulation_and_scores(tmp_path: Path) -
             }
         }
     )
-    workflow.check_systems(downloaded)  # what is fetched need not be there
+    preflight.check_systems(downloaded)  # what is fetched need not be there
     assert workflow.corridor_of(downloaded).dataset_inputs(None) == {"own": []}
 
 

@@ -33,7 +33,8 @@ from ancdiff.errors import AncdiffError, ConfigError, InputError, StageError
 from ancdiff.forcefield.conformers import make_conformers, settled
 from ancdiff.forcefield.energies import Scorer
 from ancdiff.molecules import Ensemble, Molecule, has_right_hands
-from ancdiff.workflow import Corridor, check_systems
+from ancdiff.preflight import check_systems
+from ancdiff.workflow import Corridor
 
 HERE = Path(__file__).parent
 MMFF94 = ForcefieldSettings(small_molecule="mmff94", platform="Reference")

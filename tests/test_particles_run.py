@@ -13,7 +13,8 @@ from ancdiff.dataset.frames import MdFrames
 from ancdiff.dataset.points import check_particles
 from ancdiff.errors import ConfigError, InputError
 from ancdiff.particles import particle_molecule
-from ancdiff.workflow import Corridor, check_systems
+from ancdiff.preflight import check_systems
+from ancdiff.workflow import Corridor
 
 HERE = Path(__file__).parent
 

@@ -19,6 +19,7 @@ from ancdiff.forcefield.build import build_peptide
 from ancdiff.forcefield.energies import Scorer
 from ancdiff.forcefield.system import create_system
 from ancdiff.molecules import Ensemble, signed_volumes
+from ancdiff.origins import BUNDLED_MD
 from ancdiff.units import thermal_energy_kj_mol
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -167,7 +168,7 @@ def bundle(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / "ala" / path.name).write_bytes(content)
         lines.append(f"{hashlib.sha256(content).hexdigest()}  ala/{path.name}\n")
     (folder / simulate.CHECKSUMS).write_text("".join(lines))
-    monkeypatch.setattr(simulate, "BUNDLED", folder)
+    monkeypatch.setattr(simulate, "BUNDLED_MD", folder)
     return folder
 
 
@@ -248,7 +249,7 @@ def test_seeds_are_stable_and_shares_sum_to_one() -> None:
 
 # The bundled data of the default run.
 
-BUNDLED_SETS = sorted(simulate.BUNDLED.glob("*/*.dcd"))
+BUNDLED_SETS = sorted(BUNDLED_MD.glob("*/*.dcd"))
 
 
 def bundled_ids(path: Path) -> str:
@@ -259,7 +260,7 @@ def test_the_default_run_has_all_its_bundled_data() -> None:
     systems = load_config(REPOSITORY / "config.yaml").systems
     wanted = {f"{name}-{md}" for name, one in systems.items() if one.sequence for md in ("training", "reference")}
     assert wanted <= {bundled_ids(path) for path in BUNDLED_SETS}
-    assert sum(path.stat().st_size for path in simulate.BUNDLED.rglob("*")) <= 20e6
+    assert sum(path.stat().st_size for path in BUNDLED_MD.rglob("*")) <= 20e6
 
 
 @pytest.mark.parametrize("path", BUNDLED_SETS, ids=bundled_ids)
@@ -276,7 +277,7 @@ def test_bundled_data_are_those_of_the_default_settings(path: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_short_fresh_run_agrees_with_the_bundled_training_data(tmp_path: Path) -> None:
     """Another seed, 24 replicas of ala: same geometry, same basins within the error of so few replicas."""
-    path = simulate.BUNDLED / "ala" / "training.dcd"
+    path = BUNDLED_MD / "ala" / "training.dcd"
     record = read_json(path.with_suffix(".json"))["md"]
     system = {"sequence": record["sequence"], "training_basins": record["training_basins"]}
     section = {"source": "run", "seed": 1, "training": record["training"] | {"replicas": 24}}

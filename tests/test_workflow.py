@@ -565,12 +565,6 @@ def test_a_rule_is_a_shell_line_with_header_log_benchmark_and_stamp(stage: str) 
     assert f"python -m ancdiff {stage} " in text
 
 
-def test_bundled_md_is_where_simulate_takes_it_from() -> None:
-    from ancdiff import simulate
-
-    assert workflow.BUNDLED_MD == simulate.BUNDLED
-
-
 def test_a_systems_change_does_not_simulate_the_others_again() -> None:
     class Wildcards:
         system = "ala"
@@ -590,6 +584,26 @@ def test_a_lines_change_does_not_train_the_others_again() -> None:
 
     assert handed("eba", anchor=0.0) == handed("eba", anchor=1.0)
     assert handed("eba_free", anchor=0.0) != handed("eba_free", anchor=1.0)
+
+
+def test_jobs_ask_for_the_cores_that_they_use() -> None:
+    raw = {
+        "systems": {"ala": {"sequence": "ACE-ALA-NME"}, "dw": {"exact": {"potential": "double_well"}}},
+        "simulate": {"source": "run"},
+        "align": {
+            "objectives": ["eba", "eba_free", "eba_exact"],
+            "variants": {"eba_free": {"anchor": 0.0}, "eba_exact": {"anchor_energy": "exact"}},
+        },
+    }
+    corridor = workflow.Corridor(parse_config(raw))
+    aligned = {
+        line: corridor.align_threads(SimpleNamespace(model=f"{line}_round1")) for line in raw["align"]["objectives"]
+    }
+    assert aligned == {"eba": 2, "eba_free": 1, "eba_exact": 1}
+    jobs = [("ala", "reference"), ("ala", "training"), ("dw", "reference")]
+    assert [corridor.simulate_threads(SimpleNamespace(system=s, md=md)) for s, md in jobs] == [2, 1, 1]
+    copied = workflow.Corridor(parse_config(raw | {"simulate": {}}))
+    assert copied.simulate_threads(SimpleNamespace(system="ala", md="reference")) == 1
 
 
 def test_a_round_waits_for_the_samples_in_its_pool_alone() -> None:
