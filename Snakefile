@@ -20,6 +20,6 @@ rule all:
         "<results>/report.html",
 
 
-for stage in "simulate dataset pretrain sample score align generate evaluate report".split():
+for stage in "simulate dataset pretrain sample score weigh align generate evaluate report".split():
 
     include: f"workflow/rules/{stage}.smk"

@@ -75,7 +75,8 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
         temper=align.temper,
         round_number=name.round_number,
     )
-    parents += [path for name in systems if (path := layout.log_densities(parent, name)).is_file()]
+    kept = [layout.log_densities] + [layout.frame_log_densities] * (align.anchor_energy == "path")
+    parents += [path for name in systems for densities in kept if (path := densities(parent, name)).is_file()]
     record = made_by("align", settings=settings.as_dict(), seed=seed, parents=[parent_path, *parents])
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)

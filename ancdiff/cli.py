@@ -273,6 +273,31 @@ def score(
         )
 
 
+@stage_command("weigh")
+@click.option("--model", type=_FILE, required=True, help="model.safetensors, with its JSON beside it.")
+@click.option("--topology", type=_FILE, required=True, help="The molecule.")
+@click.option("--conformers", type=_FILE, required=True, help="Trajectory.")
+@click.option("--energies", type=_FILE, required=True, help="Energy table of the trajectory (ancdiff score).")
+@click.option("--output", type=_FILE, required=True, help="Table to write (Parquet), a row for each with an energy.")
+@click.option("--seed", type=click.IntRange(min=0), required=True, help="Seed of the paths.")
+def weigh(
+    settings: StageConfig,
+    *,
+    model: Path,
+    topology: Path,
+    conformers: Path,
+    energies: Path,
+    output: Path,
+    seed: int,
+    threads: int,
+) -> None:
+    """Log-densities of given conformers under a model, by paths that noise them."""
+    from ancdiff.weigh import run
+
+    files = {"topology": topology, "conformers": conformers, "energies": energies, "output": output}
+    run(settings, model=model, **files, seed=seed, threads=threads)
+
+
 @stage_command("align")
 @_results
 @click.option("--model", required=True, help="Model to make, <objective>_round<r>, e.g. eba_round2.")

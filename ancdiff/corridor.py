@@ -195,6 +195,10 @@ class Layout:
         """Log-density of each sample of a model, beside the samples."""
         return self.ensemble(ensemble, system).parent / LOG_DENSITIES
 
+    def frame_log_densities(self, model: str, system: str) -> Path:
+        """Log-density under a model of each scored frame of the training MD."""
+        return self.root / "weigh" / model / f"{system}.parquet"
+
     def energies(self, ensemble: str, system: str) -> Path:
         """One row per conformer of an ensemble."""
         return self.root / "score" / ensemble / f"{system}.parquet"

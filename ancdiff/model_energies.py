@@ -1,4 +1,4 @@
-"""Model energies of a whole pool: the bound by the denoising error, or −log p by the flow or by paths."""
+"""Model energies of a whole pool: the bound by the denoising error, or −log p by the flow."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +14,11 @@ from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.energy import likelihood_energy, shared_noise
 from ancdiff.diffusion.likelihood import conformers_at_once, exact_trace, hutchinson_trace, log_density
 from ancdiff.diffusion.noise import karras_sigma
-from ancdiff.diffusion.paths import elastic_posteriors, path_log_density
 from ancdiff.diffusion.superpose import lay_upon_first
 
 # Pairs of atoms that go through the network at once: on a CPU their features stay in a core's cache.
 _PAIRS = {"cpu": 16_384, "cuda": 4_194_304}
-_PILOT = 32  # conformers that show how far samples lie from their denoised ones
+_RHO = 7.0  # bend of the flow's noise levels
 
 
 def pool_energies(
@@ -32,7 +31,7 @@ def pool_energies(
     *,
     threads: int = 1,
 ) -> Float[np.ndarray, " conformers"]:
-    """E_θ in nats of a whole pool (``align.anchor_energy``): the bound, or −log p_θ by the flow or by paths.
+    """E_θ in nats of a whole pool (``align.anchor_energy``): the bound, or −log p_θ by the flow.
 
     The bound has one set of noise for all, so that differences are sharp. E_θ does not change when a conformer is
     turned, but the same noise is another one to a turned conformer: all are laid upon the first. Draws from ``seed``.
@@ -60,8 +59,8 @@ def pool_energies(
         energy_of = by_the_bound
     else:
         high = diffusion.sigma_max * sigma_data_nm
-        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=align.anchor_rho)
-        energy_of = _flow_energy(denoise, positions_nm, levels, align, sigma_data_nm, generator)
+        levels = karras_sigma(align.anchor_flow_steps, sigma_min_nm=low, sigma_max_nm=high, rho=_RHO)
+        energy_of = _flow_energy(denoise, levels, align, sigma_data_nm, generator)
 
     # The flow's probes are drawn chunk after chunk; the bound draws nothing any more, and its chunks go side by side.
     workers = threads if align.anchor_energy == "bound" and positions_nm.device.type == "cpu" else 1
@@ -76,7 +75,6 @@ def pool_energies(
 
 def _flow_energy(
     denoise: Denoise,
-    positions_nm: Float[Tensor, "conformers atoms 3"],
     levels_nm: Float[Tensor, " levels"],
     align: LineSettings,
     sigma_data_nm: float,
@@ -84,24 +82,8 @@ def _flow_energy(
 ) -> Callable[[Float[Tensor, "some atoms 3"]], Float[Tensor, " some"]]:
     """−log p_θ of conformers, of the density that is sampled: starts have the data's spread beside σ_max.
 
-    ``levels_nm`` fall and end with 0. The positions say what paths have to know of the conformers.
+    ``levels_nm`` fall and end with 0.
     """
-    if align.anchor_energy == "path":
-        every = max(1, len(positions_nm) // _PILOT)
-        posteriors = elastic_posteriors(denoise, positions_nm[::every][:_PILOT], levels_nm, generator=generator)
-
-        def by_paths(x: Float[Tensor, "some atoms 3"]) -> Float[Tensor, " some"]:
-            return -path_log_density(
-                denoise,
-                x,
-                posteriors,
-                eta=align.anchor_eta,
-                data_spread_nm=sigma_data_nm,
-                paths=align.anchor_probes,
-                generator=generator,
-            )
-
-        return by_paths
     rising = levels_nm[:-1].flip(0)
     exact = align.anchor_energy == "exact"
     trace = exact_trace() if exact else hutchinson_trace(align.anchor_probes, generator=generator)

@@ -228,9 +228,19 @@ def _bridged(
 def _model_energies(
     this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser
 ) -> Float[np.ndarray, " conformers"]:
-    """E_θ of a table's conformers, nats: where sampling kept −log p that, else by `pool_energies`."""
-    energy = _drawn_energies(this, conformers.system, rows)
+    """E_θ of a table's conformers, nats: where sampling or weighing kept −log p that, else by `pool_energies`.
+
+    Raises:
+        StageError: paths are asked for, and these conformers have none.
+    """
+    energy = _known_energies(this, conformers.system, rows)
     unknown = np.isnan(energy)
+    if unknown.any() and this.align.anchor_energy == "path":
+        raise StageError(
+            f"{unknown.sum()} conformers of {conformers.system} have no log-density by paths under {this.parent}",
+            where=", ".join(sorted(rows["source"][unknown].unique())),
+            fix="run snakemake, which weighs them before the round (ancdiff weigh)",
+        )
     if unknown.any():
         positions = centre(torch.as_tensor(_positions(this.layout, conformers.system, rows[unknown])))
         energy[unknown] = pool_energies(
@@ -253,20 +263,23 @@ def _about(
     return values - np.array([middles[group] for group in groups])
 
 
-def _drawn_energies(this: Round, system: str, rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
-    """−log p of the conformers that the round's first model drew, where sampling kept it; NaN of all others.
+def _known_energies(this: Round, system: str, rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
+    """−log p of what the round's first model drew, and of frames weighed by its paths, where kept; else NaN.
 
-    An estimate does not stand in where the exact density is asked for.
+    An estimate does not stand in where the exact density is asked for, nor paths for the flow.
     """
     energies = np.full(len(rows), np.nan)
-    path = this.layout.log_densities(this.parent, system)
-    if this.align.anchor_energy == "bound" or not path.is_file():
-        return energies
-    table = read_table(path).set_index("conformer")
-    if this.align.anchor_energy == "exact" and (table["standard_error_nats"] != 0).any():
-        return energies
-    drawn = (rows["source"] == this.parent).to_numpy()
-    energies[drawn] = -table["log_density_nats"].loc[rows["conformer"][drawn]].to_numpy()
+    kept = {this.parent: this.layout.log_densities(this.parent, system)}
+    if this.align.anchor_energy == "path":
+        kept["training"] = this.layout.frame_log_densities(this.parent, system)
+    for source, path in kept.items():
+        if this.align.anchor_energy == "bound" or not path.is_file():
+            continue
+        table = read_table(path).set_index("conformer")
+        if this.align.anchor_energy == "exact" and (table["standard_error_nats"] != 0).any():
+            continue
+        chosen = (rows["source"] == source).to_numpy()
+        energies[chosen] = -table["log_density_nats"].reindex(rows["conformer"][chosen]).to_numpy()
     return energies
 
 

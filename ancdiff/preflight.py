@@ -49,6 +49,13 @@ def check_systems(config: Config) -> None:
             where="align.rounds",
             fix="write  align: {rounds: 0},  or give these systems split: test",
         )
+    lines = (config.align, *config.align.variants.values())
+    if config.sample.log_density != "path" and any(line.anchor_energy == "path" for line in lines):
+        raise ConfigError(
+            "alignment asks for log-densities by paths, which samples do not have",
+            where="align.anchor_energy: path",
+            fix="write  sample: {solver: ancestral, log_density: path}",
+        )
     target = config.forcefield.temperature_kelvin
     if config.align.temper is not None and any(rung < target for rung in config.align.temper.ladder_kelvin):
         raise ConfigError(

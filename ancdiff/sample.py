@@ -18,6 +18,7 @@ from ancdiff.corridor import LOG_DENSITIES
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import choose_device, load_denoiser
 from ancdiff.diffusion import Denoise
+from ancdiff.diffusion.levels import noise_levels
 from ancdiff.diffusion.likelihood import (
     density_step_error,
     exact_trace,
@@ -27,10 +28,9 @@ from ancdiff.diffusion.likelihood import (
     round_trip_error_nm,
     sample_with_log_density,
 )
-from ancdiff.diffusion.noise import centre, karras_sigma, start_noise
+from ancdiff.diffusion.noise import centre, start_noise
 from ancdiff.diffusion.paths import Posteriors, elastic_posteriors, path_log_density, sample_paths
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
-from ancdiff.diffusion.variance_preserving import vp_sigma_nm
 from ancdiff.errors import StageError
 from ancdiff.molecules import Ensemble
 from ancdiff.provenance import made_by
@@ -115,20 +115,6 @@ class ReversePath:
             self.sigma_nm.append(sigma)
             self.frames_nm.append(noisy_nm[:1].cpu().numpy())
         return self._denoise(noisy_nm, sigma_nm)
-
-
-def noise_levels(
-    settings: SampleSettings, diffusion: DiffusionSettings, *, sigma_data_nm: float
-) -> Float[Tensor, " levels"]:
-    """Descending noise of a sampler: EDM's levels, or those of times bent alike (process: vp)."""
-    if diffusion.process == "vp":
-        return vp_sigma_nm(settings.steps, diffusion, sigma_data_nm=sigma_data_nm, rho=settings.rho)
-    return karras_sigma(
-        settings.steps,
-        sigma_min_nm=diffusion.sigma_min * sigma_data_nm,
-        sigma_max_nm=diffusion.sigma_max * sigma_data_nm,
-        rho=settings.rho,
-    )
 
 
 def draw_conformers(

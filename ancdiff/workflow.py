@@ -52,6 +52,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "pretrain": ("systems", "denoiser", "diffusion", "pretrain"),
     "sample": ("diffusion", "sample"),
     "score": ("systems", "forcefield", "score"),
+    "weigh": ("diffusion", "sample"),
     "align": ("systems", "forcefield", "diffusion", "align"),
     "generate": ("diffusion", "generate"),
     "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
@@ -147,8 +148,15 @@ class Corridor:
 
         The name is taken without its seed: a model draws the same samples in a run with one seed and with several.
         """
+        return self._derived_seed(wildcards)
+
+    def weigh_seed(self, wildcards: Any) -> int:
+        """Seed of the weights of training MD under one model, derived like that of its samples."""
+        return self._derived_seed(wildcards, "/weigh")
+
+    def _derived_seed(self, wildcards: Any, what: str = "") -> int:
         seed = seed_of(wildcards.model, self.config)
-        text = f"{seed}/{without_seed(wildcards.model)}/{wildcards.system}"
+        text = f"{seed}/{without_seed(wildcards.model)}/{wildcards.system}{what}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
     def md_ensembles(self, system: str) -> list[str]:
@@ -230,9 +238,18 @@ class Corridor:
             "conformers": [self.layout.ensemble(*member) for member in pool],
             "energies": [self.layout.energies(*member) for member in pool],
             "densities": [self.layout.log_densities(lineage[-1], name) for name in with_densities],
+            "frames": [self.layout.frame_log_densities(lineage[-1], name) for name in self._weighed(wildcards.model)],
             # The last round's anchor weights; the pretrained model has none.
             "weights": [self.layout.model(model).parent / "weights.parquet" for model in lineage[1:][-1:]],
         }
+
+    def _weighed(self, model: str) -> list[str]:
+        """Systems whose training MD is weighed by paths before a model's round."""
+        name = split_model(model)
+        line = line_settings(self.config.align, name.line)
+        asked = name.line != "none" and (line.anchor > 0 or line.validate_every_steps > 0)
+        new = name.round_number == 1 or line.anchor_update == "bridge"
+        return self.trained if asked and new and line.anchor_energy == "path" else []
 
     def sampled_densities(self) -> list[str]:
         """Log-densities of the samples of one model and system, as a pattern, where they are asked for."""

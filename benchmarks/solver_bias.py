@@ -15,9 +15,9 @@ import torch
 
 from ancdiff.config import DiffusionSettings, SampleSettings, load_config
 from ancdiff.diffusion import Denoise
+from ancdiff.diffusion.levels import noise_levels
 from ancdiff.diffusion.noise import start_noise
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
-from ancdiff.sample import noise_levels
 
 SPREADS = (0.03, 0.06, 0.1, 0.3, 1.0)
 SOLVERS = (

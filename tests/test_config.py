@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from ancdiff.config import Config, StageConfig, load_config, parse_config
 from ancdiff.errors import AncdiffError, ConfigError, InputError, StageError
+from ancdiff.preflight import check_systems
 
 ALA = {"sequence": "ACE-ALA-NME"}
 
@@ -191,19 +192,11 @@ def test_variants_reach_a_stage_whole() -> None:
     assert cold.temper is None
 
 
-@pytest.mark.parametrize(
-    ("sample", "align"),
-    [
-        ({"steps": 300}, {}),
-        ({"eta": 1.5}, {}),
-        ({"rho": 9.0}, {}),
-        ({}, {"variants": {"eba_fine": {"anchor_flow_steps": 500}}}),
-    ],
-)
-def test_paths_of_samples_and_of_frames_are_of_one_kind(sample: dict[str, object], align: dict[str, object]) -> None:
-    drawn = {"solver": "ancestral", "log_density": "path", "steps": 200, "eta": 1.0}
-    weighed = {"anchor_energy": "path", "anchor_flow_steps": 200}
-    base = {"sample": drawn, "align": weighed}
-    parse_config(base)
-    with pytest.raises(ConfigError, match="samples and MD frames are weighed by paths of one kind"):
-        parse_config({"sample": drawn | sample, "align": weighed | align})
+def test_alignment_by_paths_needs_samples_that_have_them() -> None:
+    drawn = {"solver": "ancestral", "log_density": "path"}
+    raw = {"systems": {"ala": {"sequence": "ACE-ALA-NME"}}, "align": {"anchor_energy": "path", "anchor_update": "new"}}
+    check_systems(parse_config(raw | {"sample": drawn}))
+    with pytest.raises(ConfigError, match="log-densities by paths, which samples do not have"):
+        check_systems(parse_config(raw))
+    with pytest.raises(ConfigError, match="'anchor_update' to 'new' or 'bridge'"):
+        parse_config({"sample": drawn, "align": {"anchor_energy": "path"}})

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ancdiff import align, pretrain, sample
+from ancdiff import align, pretrain, sample, weigh
 from ancdiff.artifacts import read_ensemble, read_json, read_table, write_ensemble, write_table
 from ancdiff.config import AlignSettings, Config, DenoiserSettings, DiffusionSettings, Objective, StageConfig
 from ancdiff.corridor import Layout
@@ -89,6 +89,21 @@ def draw(layout: Layout, output: Path | None = None, seed: int = 3) -> Path:
         threads=1,
     )
     return output
+
+
+def weigh_frames(results: Path) -> None:
+    layout = Layout(results)
+    paths = {"solver": "ancestral", "log_density": "path", "log_density_probes": 2}
+    weigh.run(
+        stage_config("diffusion", "sample", diffusion={"superpose": False}, sample=paths),
+        model=layout.model("pretrain"),
+        topology=layout.topology("ala"),
+        conformers=layout.ensemble("training", "ala"),
+        energies=layout.energies("training", "ala"),
+        output=layout.frame_log_densities("pretrain", "ala"),
+        seed=4,
+        threads=1,
+    )
 
 
 def run_pretrain(results: Path, model: str = "pretrain", seed: int = 5) -> None:
@@ -449,7 +464,8 @@ def test_a_density_that_sampling_kept_is_not_worked_out_again(
     n = len(read_ensemble(Layout(results).ensemble("pretrain", "ala")))
     kept = {"conformer": range(n), "log_density_nats": -1e6 - np.arange(n), "standard_error_nats": error}
     write_table(path, pd.DataFrame(kept))
-    flow = {"anchor_energy": kind, "anchor_flow_steps": 3}
+    weigh_frames(results)
+    flow = {"anchor_energy": kind, "anchor_flow_steps": 3, "anchor_update": "new"}
     run_align(results, "eba_round1", align=flow, diffusion={"superpose": False})
     weights = read_table(results / "align" / "eba_round1" / "weights.parquet")
     drawn = weights["source"] == "pretrain"
@@ -463,12 +479,13 @@ def test_a_density_that_sampling_kept_is_not_worked_out_again(
 def test_an_error_common_to_a_sources_densities_does_not_count_where_it_is_weighed_once(results: Path) -> None:
     path = Layout(results).log_densities("pretrain", "ala")
     n = len(read_ensemble(Layout(results).ensemble("pretrain", "ala")))
+    weigh_frames(results)
     found = []
     for shift in (0.0, 30.0):
         kept = {"conformer": range(n), "log_density_nats": shift + np.arange(n) / n, "standard_error_nats": np.nan}
         write_table(path, pd.DataFrame(kept))
-        flow = {"anchor_energy": "path", "anchor_flow_steps": 3, "anchor_update": "new", "anchor_step": 0.01}
-        run_align(results, "eba_round1", align=flow, diffusion={"superpose": False})
+        paths = {"anchor_energy": "path", "anchor_update": "new", "anchor_step": 0.01}
+        run_align(results, "eba_round1", align=paths, diffusion={"superpose": False})
         found.append(read_table(results / "align" / "eba_round1" / "weights.parquet"))
         weights = np.exp(found[-1]["anchor_log_weight"])
         shares = weights.groupby(found[-1]["source"]).mean()
@@ -476,12 +493,35 @@ def test_an_error_common_to_a_sources_densities_does_not_count_where_it_is_weigh
     np.testing.assert_allclose(found[0]["anchor_log_weight"], found[1]["anchor_log_weight"], atol=1e-6)
 
 
+def test_frames_are_weighed_where_they_have_an_energy(results: Path) -> None:
+    layout = Layout(results)
+    scores = read_table(layout.energies("training", "ala"))
+    scores.loc[[3, 30], "status"] = "not_finite"
+    write_table(layout.energies("training", "ala"), scores)
+    weigh_frames(results)
+    path = layout.frame_log_densities("pretrain", "ala")
+    table = read_table(path)
+    assert table["conformer"].tolist() == [n for n in range(40) if n not in (3, 30)]
+    assert np.isfinite(table["log_density_nats"]).all()
+    assert read_json(path.with_suffix(".json"))["stage"] == "weigh"
+    before = path.read_bytes()
+    weigh_frames(results)
+    assert path.read_bytes() == before
+
+
+def test_a_round_by_paths_says_that_frames_were_not_weighed(results: Path) -> None:
+    paths = {"anchor_energy": "path", "anchor_update": "new"}
+    with pytest.raises(StageError, match="42 conformers of ala have no log-density by paths under pretrain"):
+        run_align(results, "eba_round1", align=paths, diffusion={"superpose": False})
+
+
 def bridged(results: Path) -> None:
     """A round by bridge sampling, with log-densities of samples that sampling kept."""
     n = len(read_ensemble(Layout(results).ensemble("pretrain", "ala")))
     kept = {"conformer": range(n), "log_density_nats": 50.0 + np.arange(n) / n, "standard_error_nats": np.nan}
     write_table(Layout(results).log_densities("pretrain", "ala"), pd.DataFrame(kept))
-    bridge = {"anchor_update": "bridge", "replay_models": 1, "anchor_energy": "path", "anchor_flow_steps": 3}
+    weigh_frames(results)
+    bridge = {"anchor_update": "bridge", "replay_models": 1, "anchor_energy": "path"}
     run_align(results, "eba_round1", align=bridge, diffusion={"superpose": False})
 
 

@@ -10,7 +10,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from ancdiff.config import DiffusionSettings, LineSettings, SampleSettings
+from ancdiff.config import DiffusionSettings, SampleSettings
+from ancdiff.diffusion.levels import noise_levels
 from ancdiff.diffusion.noise import karras_sigma, start_noise
 from ancdiff.diffusion.paths import (
     Posteriors,
@@ -21,9 +22,9 @@ from ancdiff.diffusion.paths import (
     path_log_density,
     sample_paths,
 )
-from ancdiff.model_energies import pool_energies
-from ancdiff.sample import draw_conformers, draw_with_path_density, noise_levels, path_posteriors
+from ancdiff.sample import draw_conformers, draw_with_path_density, path_posteriors
 from ancdiff.testing import GaussianCloud
+from ancdiff.weigh import log_densities
 
 SPREAD = 0.2
 LEVELS = karras_sigma(40, sigma_min_nm=2e-3, sigma_max_nm=1.5, rho=7.0)
@@ -216,13 +217,17 @@ def test_more_paths_raise_the_density_to_that_of_the_samples() -> None:
     assert ((many - ten).abs() < 0.6 * (many - one)).all()
 
 
-def test_the_energies_of_a_pool_by_paths() -> None:
-    """−log p of conformers, with posteriors measured on 32 of them: 4 % of error in each cost little."""
+def test_the_stage_weighs_given_conformers() -> None:
+    """log p, with posteriors measured on 32 of them: 4 % of error in each cost little."""
     cloud = GaussianCloud(5, spread_nm=0.15)
     x = cloud.draw(60, generator=seeded(1))
-    align = LineSettings(anchor_energy="path", anchor_flow_steps=60, anchor_probes=8, anchor_eta=1.3)
-    found = pool_energies(cloud.denoise, x, align, DiffusionSettings(superpose=False), 0.15, seed=2)
-    assert np.abs(found + cloud.log_density(x).numpy()).max() < 0.3
+    settings = SampleSettings(
+        solver="ancestral", steps=60, eta=1.3, log_density="path", log_density_probes=8, batch_size=25
+    )
+    asked: dict[str, Any] = {"sigma_data_nm": 0.15, "generator": seeded(2)}
+    found = log_densities(cloud.denoise, x, settings, DiffusionSettings(superpose=False), **asked)
+    assert np.abs(found - cloud.log_density(x).numpy()).max() < 0.3
+    assert log_densities(cloud.denoise, x[:0], settings, DiffusionSettings(), **asked).shape == (0,)
 
 
 def test_the_stage_draws_the_same_conformers_with_and_without_weights() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ancdiff.config import DiffusionSettings, SampleSettings, parse_config
 from ancdiff.diffusion.energy import denoising_loss
+from ancdiff.diffusion.levels import noise_levels
 from ancdiff.diffusion.noise import centre, centred_noise, start_noise
 from ancdiff.diffusion.samplers import dpmpp_2m, heun
 from ancdiff.diffusion.variance_preserving import (
@@ -21,7 +22,7 @@ from ancdiff.diffusion.variance_preserving import (
     vp_sigma_nm,
 )
 from ancdiff.errors import ConfigError
-from ancdiff.sample import draw_conformers, noise_levels
+from ancdiff.sample import draw_conformers
 from ancdiff.testing import GaussianCloud
 
 VP = DiffusionSettings(process="vp", superpose=False)

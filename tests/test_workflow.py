@@ -606,6 +606,22 @@ def test_jobs_ask_for_the_cores_that_they_use() -> None:
     assert copied.simulate_threads(SimpleNamespace(system="ala", md="reference")) == 1
 
 
+@pytest.mark.parametrize(
+    ("update", "weighed"), [("new", [["pretrain"], []]), ("bridge", [["pretrain"], ["eba_round1"]])]
+)
+def test_a_round_by_paths_waits_for_the_weights_of_frames_that_it_needs(update: str, weighed: list[list[str]]) -> None:
+    align = {"anchor_energy": "path", "anchor_update": update, "replay_models": 1, "objectives": ["eba", "none"]}
+    corridor = workflow.Corridor(parse_config({"systems": {"ala": {"sequence": "ACE-ALA-NME"}}, "align": align}))
+
+    def frames(model: str) -> list[str]:
+        files = corridor.align_inputs(SimpleNamespace(model=model))["frames"]
+        assert isinstance(files, list)
+        return [path.parent.name for path in files]
+
+    assert [frames(f"eba_round{r}") for r in (1, 2)] == weighed
+    assert frames("none_round1") == []  # the control weighs nothing
+
+
 def test_a_round_waits_for_the_samples_in_its_pool_alone() -> None:
     def pool(replay_models: int | None) -> list[str]:
         raw = {"systems": {"ala": {"sequence": "ACE-ALA-NME"}}, "align": {"replay_models": replay_models}}

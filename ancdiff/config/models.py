@@ -187,17 +187,13 @@ class LineSettings(Section):
     anchor_energy: Literal["bound", "exact", "hutchinson", "path"] = Field(
         default="bound",
         description="model energies of the whole pool: the denoising error; −log p of the flow, its trace exact or "
-        "estimated; or −log p of paths",
+        "estimated; or −log p by the paths of samples and MD frames (sample.log_density: path)",
     )
     anchor_noise_levels: Count = Field(default=64, description="of anchor_energy: bound, once a round")
     anchor_flow_steps: Annotated[int, Field(ge=2)] = Field(
-        default=15, description="steps of the other kinds of anchor_energy: Runge-Kutta ones, or those of a path"
+        default=15, description="Runge-Kutta steps of anchor_energy: exact and hutchinson"
     )
-    anchor_probes: Count = Field(
-        default=8, description="random vectors of anchor_energy: hutchinson, or paths of anchor_energy: path"
-    )
-    anchor_rho: Positive = Field(default=7.0, description="bend of the noise levels of the flow and of paths")
-    anchor_eta: Positive = Field(default=1.0, description="fresh noise of the paths of anchor_energy: path")
+    anchor_probes: Count = Field(default=8, description="random vectors of anchor_energy: hutchinson")
     validate_every_steps: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="0: all steps are made; else a tenth of the pool is held out, whose denoising loss decides",
@@ -209,6 +205,15 @@ class LineSettings(Section):
     def _noise_in_pairs(self) -> "LineSettings":
         if self.antithetic and (self.noise_levels % 2 or self.anchor_noise_levels % 2):
             raise ValueError("'antithetic: true' needs even 'noise_levels' and 'anchor_noise_levels'")
+        return self
+
+    @model_validator(mode="after")
+    def _densities_of_paths(self) -> "LineSettings":
+        if self.anchor_energy == "path" and self.anchor_update == "all":
+            raise ValueError(
+                "'anchor_energy: path' knows training MD and the samples of a round's first model: set 'anchor_update' "
+                "to 'new' or 'bridge'"
+            )
         return self
 
     @model_validator(mode="after")

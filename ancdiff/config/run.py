@@ -108,19 +108,6 @@ class Config(Section):
             raise ValueError("a set of compounds is learned with diffusion.process: edm")
         return self
 
-    @model_validator(mode="after")
-    def _one_density_of_paths(self) -> "Config":
-        """Weights of samples and of MD frames have to be of the same kernels."""
-        drawn = (self.sample.steps, self.sample.eta, self.sample.rho)
-        for line in (self.align, *self.align.variants.values()):
-            weighed = (line.anchor_flow_steps, line.anchor_eta, line.anchor_rho)
-            if self.sample.log_density == line.anchor_energy == "path" and weighed != drawn:
-                raise ValueError(
-                    "samples and MD frames are weighed by paths of one kind: set 'align.anchor_flow_steps', "
-                    "'anchor_eta' and 'anchor_rho' to 'sample.steps', 'eta' and 'rho'"
-                )
-        return self
-
     def sections(self, *names: str) -> str:
         """The named sections as canonical JSON: what the workflow hands to a stage and what makes it rerun."""
         chosen = self.model_dump(mode="json", include=set(names))
