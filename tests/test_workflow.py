@@ -34,7 +34,8 @@ from ancdiff.corridor import PRETRAINED, Layout, models, without_seed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = "tests/tiny.yaml"
-PEPTIDE_STAGES = tuple(stage for stage in workflow.SECTIONS if stage != "generate")  # that one is for compounds
+# Without the one for compounds, and the one for alignment by paths.
+PEPTIDE_STAGES = tuple(stage for stage in workflow.SECTIONS if stage not in ("generate", "weigh"))
 FOLLOWING_ALIGN = {"sample": 1, "score": 1, "evaluate": 1, "report": 1, "all": 1}
 # One thread for training, as sums over several threads may differ in their last digit.
 RUN = ("--cores", "2", "--set-threads", "pretrain=1")
@@ -195,6 +196,17 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows_only(
 ) -> None:
     planned = finished.planned(config=changed(tmp_path, section, **{key: value}))
     assert set(planned) == {*PEPTIDE_STAGES, "all"} - set(untouched.split())
+
+
+def test_alignment_by_paths_weighs_the_frames_of_the_md_once_for_all_lines(finished: Project, tmp_path: Path) -> None:
+    path = changed(tmp_path, "sample", solver="ancestral", eta=1.0, log_density="path", log_density_probes=1)
+    raw = yaml.safe_load(path.read_text())
+    raw["diffusion"] = {"superpose": False}
+    raw["align"] |= {"objectives": ["eba", "eba_long"], "variants": {"eba_long": {"steps": 12}}, "replay_models": 1}
+    raw["align"] |= {"anchor_update": "bridge", "anchor_energy": "path"}
+    path.write_text(yaml.safe_dump(raw))
+    planned = finished.planned(config=path)
+    assert (planned["weigh"], planned["align"]) == (1, 2)
 
 
 def test_another_round_keeps_what_does_not_depend_on_it(finished: Project, tmp_path: Path) -> None:
@@ -480,6 +492,7 @@ def test_every_rule_has_time_memory_and_cpus_on_slurm() -> None:
     assert {entry.split(":")[0] for entry in profile["set-resources"] if "gpu=1" in entry} == {
         "pretrain",
         "sample",
+        "weigh",
         "align",
         "generate",
     }
