@@ -34,6 +34,9 @@ COVERED = {
     "snakemake --cores all --configfile configs/peptides-seeds.yaml": (
         "test_workflow.py::test_the_run_over_seeds_has_every_model_once_for_each_seed"
     ),
+    "snakemake --cores all --configfile configs/alanine.yaml configs/overlays/three-seeds.yaml": (
+        "test_workflow.py::test_an_overlay_gives_another_run_three_seeds_and_changes_nothing_else"
+    ),
     "snakemake --cores all --configfile configs/my-trajectories.yaml": (
         "test_workflow.py::test_own_trajectories_are_checked_and_need_no_simulation"
     ),

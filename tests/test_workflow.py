@@ -246,6 +246,17 @@ def test_the_run_over_seeds_has_every_model_once_for_each_seed(bare: Project) ->
     assert config.systems == load_config(REPOSITORY / "config.yaml").systems
 
 
+def test_an_overlay_gives_another_run_three_seeds_and_changes_nothing_else(bare: Project) -> None:
+    alone = bare.planned(config="configs/alanine.yaml")
+    three = bare.planned("--configfile", "configs/alanine.yaml", "configs/overlays/three-seeds.yaml")
+    md_scored = 2  # training and reference, once for all seeds
+    assert three["score"] - md_scored == 3 * (alone["score"] - md_scored)
+    for stage in ("simulate", "dataset", "evaluate", "report"):
+        assert three[stage] == alone[stage]
+    for stage in ("pretrain", "weigh", "sample", "align"):
+        assert three[stage] == 3 * alone[stage]
+
+
 def copy_model(layout: Layout, source: str, target: str) -> None:
     """A model with its samples and their energies under another name."""
     for one, other in (
