@@ -253,6 +253,7 @@ def _control_loss(
 def _plan(align: LineSettings) -> TrainingPlan:
     return TrainingPlan(
         steps=align.steps,
+        optimizer=align.optimizer,
         learning_rate=align.learning_rate,
         gradient_clip=align.gradient_clip,
         ema_halflife_steps=align.ema_halflife_steps,

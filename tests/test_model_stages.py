@@ -564,6 +564,21 @@ def test_a_variant_is_made_with_its_own_settings(results: Path) -> None:
     assert read_table(folder / "weights.parquet")["model_energy_nats"].isna().all()  # no anchor: nothing worked out
 
 
+def test_a_round_makes_its_steps_by_the_optimizer_that_is_named(results: Path) -> None:
+    """After one step the two differ in matrices, which Muon moves, and in nothing else."""
+    moved = {}
+    for optimizer in ("adamw", "muon"):
+        run_align(results, "eba_round1", align={"steps": 1, "optimizer": optimizer})
+        moved[optimizer], _ = load_denoiser(results / "align" / "eba_round1" / "model.safetensors")
+    different = {
+        name
+        for (name, p), q in zip(moved["adamw"].named_parameters(), moved["muon"].parameters(), strict=True)
+        if not torch.equal(p, q)
+    }
+    assert different
+    assert all(dict(moved["adamw"].named_parameters())[name].ndim == 2 for name in different)
+
+
 def test_a_round_stops_at_the_lowest_loss_of_held_out_conformers(results: Path) -> None:
     """With a learning rate that spoils the model every step, the first validation is the best one."""
     spoiling = {"steps": 40, "learning_rate": 0.3, "validate_every_steps": 2, "patience": 2, "ema_halflife_steps": 0.1}

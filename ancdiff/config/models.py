@@ -147,6 +147,7 @@ class LineSettings(Section):
     """One round of a line of models: an objective, the groups it looks at, and the anchor."""
 
     steps: Count = 150
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: Positive = 5e-4
     gradient_clip: Positive = 1.0
     ema_halflife_steps: Positive = 40.0
