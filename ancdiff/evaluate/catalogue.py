@@ -117,6 +117,7 @@ HEADLINE: dict[str, tuple[str, str]] = {
     "ramachandran_jsd": ("ramachandran_jsd", "reference"),
     "ramachandran_jsd_training": ("ramachandran_jsd", "training"),
     "free_energy_error_kt": ("free_energy_error_kt", "reference"),
+    "free_energy_difference_error_kt": ("free_energy_difference_error_kt", "reference"),
     "stereocentres_right": ("stereocentres_right", ""),
     "bond_rms_error_nm": ("bond_rms_error_nm", "reference"),
     "angle_rms_error_deg": ("angle_rms_error_deg", "reference"),
