@@ -279,7 +279,7 @@ def pareto_smoothed(
     cutoff = max(log_weight[order[-m - 1]], np.log(np.finfo(np.float64).tiny))
     excess = np.exp(log_weight[tail]) - np.exp(cutoff)
     smoothed, k = log_weight.copy(), -np.inf
-    # What is above the cutoff by rounding alone is at the cutoff: sums of thousands of nats are good to 10⁻¹².
+    # Sums of thousands of nats are good to 10⁻¹²: less than 10⁻⁹ of the cutoff above it may be rounding, and is at it.
     if excess[-1] > 1e-12 and excess[_quartile(m)] <= max(1e-9 * np.exp(cutoff), 1e-300):
         k = np.inf
     elif excess[-1] > 1e-12:
