@@ -98,6 +98,9 @@ def test_a_heavy_tail_is_refused_by_name(folder: Path) -> None:
     assert set(table.loc[table["ensemble"] == MODEL, "status"]) == {"ok"}
     summary = read_table(folder / "evaluate" / "summary.parquet").set_index("ensemble")
     assert np.isnan(summary.loc["eba_round1_reweighted", "free_energy_error_kt"])
+    # nothing is refused that was never measured, as clouds' distances or a network's equivariance are not of a peptide
+    drawn = table.loc[table["ensemble"] == "eba_round1", "metric"]
+    assert set(refused["metric"]) <= {*drawn, "effective_share", "pareto_k", "log_density_error_nats"}
     assert summary.loc[WEIGHTED, "free_energy_error_kt"] < summary.loc[MODEL, "free_energy_error_kt"]
 
 

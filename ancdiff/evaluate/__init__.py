@@ -68,7 +68,9 @@ def run(settings: StageConfig, *, results: Path) -> None:
         else:
             measurements += measure_system(system, data, settings.evaluate)
             measurements += measure_conformers(system, data, settings.evaluate)
-        measurements += [row for _, one in weighted for row in diagnostics(system, one)]
+        for name, one in weighted:
+            drawn = {(m.metric, m.against) for m in measurements if (m.system, m.ensemble) == (system, name)}
+            measurements += diagnostics(system, one, drawn)
     folder = layout.root / "evaluate"
     record = made_by("evaluate", settings=settings.as_dict(), seed=settings.evaluate.seed, parents=parents)
     write_json(folder / "metrics.json", record)

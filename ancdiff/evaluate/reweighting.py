@@ -4,7 +4,7 @@ Where the weights' tail is too heavy, or too few samples have an energy, nothing
 status of the rows says why.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +20,17 @@ from ancdiff.molecules import Ensemble
 from ancdiff.units import thermal_energy_kj_mol
 from ancdiff.weights import Importance, importance_weights
 
-UNWEIGHTED = ("stereocentres_right", "cov_r", "mat_r_nm", "cov_p", "mat_p_nm", "median_strain_kt")
-"""Headline metrics that a reweighted ensemble has not: they are of what was drawn."""
+UNWEIGHTED = (
+    "stereocentres_right",
+    "cov_r",
+    "mat_r_nm",
+    "cov_p",
+    "mat_p_nm",
+    "median_strain_kt",
+    "equivariance_error_float32",
+    "equivariance_error_float64",
+)
+"""Headline metrics that a reweighted ensemble has not: they are of what was drawn, or of the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +75,11 @@ def reweight(
     return replace(found, data=data)
 
 
-def diagnostics(system: str, one: Reweighted) -> Iterator[Measurement]:
-    """Effective share, tail shape and error of the densities; and where nothing is claimed, rows that say so."""
+def diagnostics(system: str, one: Reweighted, measured: Collection[tuple[str, str]]) -> Iterator[Measurement]:
+    """Effective share, tail shape and error of the densities; and where nothing is claimed, rows that say so.
+
+    There is such a row for each headline metric, with what it is against, that was ``measured`` of the samples as drawn.
+    """
     importance, status = one.importance, one.importance.status
     share = importance.ess / one.samples
     for metric, value in (
@@ -80,7 +92,7 @@ def diagnostics(system: str, one: Reweighted) -> Iterator[Measurement]:
         yield Measurement(system, one.name, metric, value, one.samples, status=status)
     if one.data is None:
         for metric, against in dict.fromkeys(HEADLINE.values()):
-            if metric not in UNWEIGHTED:
+            if (metric, against) in measured and metric not in UNWEIGHTED:
                 yield Measurement(system, one.name, metric, np.nan, one.samples, against=against, status=status)
 
 
