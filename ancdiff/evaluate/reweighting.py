@@ -78,7 +78,7 @@ def reweight(
 def diagnostics(system: str, one: Reweighted, measured: Collection[tuple[str, str]]) -> Iterator[Measurement]:
     """Effective share, tail shape and error of the densities; and where nothing is claimed, rows that say so.
 
-    There is such a row for each headline metric, with what it is against, that was ``measured`` of the samples as drawn.
+    There is one for each headline metric, and what it is against, that was ``measured`` of the samples as drawn.
     """
     importance, status = one.importance, one.importance.status
     share = importance.ess / one.samples
