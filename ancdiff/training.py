@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from ancdiff.artifacts import write_atomically
 from ancdiff.errors import StageError
+from ancdiff.muon import Muon
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -141,9 +142,7 @@ def train(
 def _optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
     """What makes the plan's steps: AdamW for all parameters; or Muon for the matrices, and AdamW for the others.
 
-    Muon takes steps whose singular values are all alike, scaled to the size of AdamW's, so that one learning rate
-    serves both. Matrices are the weights of linear layers; tables of embeddings and narrow ends of the network are not.
-    Reference: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); Liu et al. 2025 (arXiv 2502.16982), eq. 4.
+    Matrices are the weights of linear layers; tables of embeddings and narrow ends of the network are not.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     of_linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and min(m.weight.shape) >= _NARROW}
@@ -153,7 +152,7 @@ def _optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Optimi
     rate, decay = plan.learning_rate, plan.weight_decay
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(matrices, lr=rate, weight_decay=decay))
     if others:
         optimizers.append(torch.optim.AdamW(others, lr=rate, weight_decay=decay, fused=True))
     return optimizers

@@ -1,6 +1,7 @@
 """Speeds at the sizes of config.yaml, each beside a plain way of doing the same in the same run: `make bench`.
 
     training   the five systems in one step, all threads           |  one conformer at a time, one thread
+    optimiser  a step of Muon, one thread                          |  PyTorch's, in bfloat16
     sampling   a batch of conformers at once                      |  one conformer at a time
     overhead   `snakemake` on a finished run                      |  `snakemake --version`
     scoring    by size of the molecule, a table of its own (`benchmarks/scoring.py`)
@@ -31,6 +32,7 @@ from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoising import Block, Conformers, denoising_blocks_loss, draw_blocks, split_blocks
 from ancdiff.diffusion.noise import centre
 from ancdiff.molecules import Ensemble
+from ancdiff.muon import Muon
 from ancdiff.origins import BUNDLED_MD
 from ancdiff.sample import draw_conformers
 from ancdiff.training import LossPart, gradients
@@ -98,6 +100,29 @@ def training(config: Config, ensembles: dict[str, Ensemble], seconds: float) -> 
     )
 
 
+def optimiser(config: Config, seconds: float) -> None:
+    """Steps of the optimiser alone, on the matrices of the network."""
+    torch.manual_seed(1)
+    linear = [m for m in Denoiser(config.denoiser, sigma_data_nm=0.2).modules() if isinstance(m, torch.nn.Linear)]
+    matrices = [m.weight for m in linear]
+    for matrix in matrices:
+        matrix.grad = torch.randn_like(matrix)
+    ours, theirs = Muon(matrices, lr=1e-4), torch.optim.Muon(matrices, lr=1e-4, adjust_lr_fn="match_rms_adamw")
+
+    def steps_of(optimizer: torch.optim.Optimizer) -> Callable[[], int]:
+        def step() -> int:
+            optimizer.step()
+            return 1
+
+        return step
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rates = [rate(steps_of(optimizer), seconds=seconds) for optimizer in (ours, theirs)]
+    torch.set_num_threads(threads)
+    line(f"optimiser, {len(matrices)} matrices", *rates, "steps/s", "torch.optim.Muon (bfloat16)")
+
+
 def sampling(config: Config, ensembles: dict[str, Ensemble], seconds: float) -> None:
     """Conformers per second, by the default solver and number of steps."""
     denoiser = Denoiser(config.denoiser, sigma_data_nm=0.2).eval().requires_grad_(False)
@@ -148,6 +173,7 @@ def main() -> None:
     ensembles = {name: read_ensemble(path, name=name) for name, path in files.items()}
     print(f"{'what':34s} {'here':>10s} {'unit':14s} {'baseline':>10s}  {'the baseline is':48s} {'better':>8s}")
     training(config, ensembles, options.seconds)
+    optimiser(config, options.seconds)
     sampling(config, ensembles, options.seconds)
     overhead()
     print()
