@@ -118,9 +118,9 @@ def optimiser(config: Config, seconds: float) -> None:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    rates = [rate(steps_of(optimizer), seconds=seconds) for optimizer in (ours, theirs)]
+    here, there = (rate(steps_of(optimizer), seconds=seconds) for optimizer in (ours, theirs))
     torch.set_num_threads(threads)
-    line(f"optimiser, {len(matrices)} matrices", *rates, "steps/s", "torch.optim.Muon (bfloat16)")
+    line(f"optimiser, {len(matrices)} matrices", here, there, "steps/s", "torch.optim.Muon (bfloat16)")
 
 
 def sampling(config: Config, ensembles: dict[str, Ensemble], seconds: float) -> None:
