@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ancdiff.anchor import Round
 from ancdiff.artifacts import read_table, write_table
 from ancdiff.config import DiffusionSettings, LineSettings, StageConfig
 from ancdiff.corridor import Layout, ancestors, line_settings, objective_of, replayed, split_model
@@ -38,7 +39,7 @@ from ancdiff.diffusion.noise import centred_noise
 from ancdiff.diffusion.superpose import lay_upon_first
 from ancdiff.errors import StageError
 from ancdiff.objectives import OBJECTIVES, GroupEnergies, difference_error, group_effective_size
-from ancdiff.pool import Pool, Round, draw_anchored, draw_group, held_out, make_pools, pool_weights
+from ancdiff.pool import Pool, draw_anchored, draw_group, held_out, make_pools, pool_weights
 from ancdiff.provenance import made_by
 from ancdiff.training import TrainingPlan, train, work_key
 from ancdiff.weights import WEIGHT_COLUMNS

@@ -200,3 +200,8 @@ def test_alignment_by_paths_needs_samples_that_have_them() -> None:
         check_systems(parse_config(raw))
     with pytest.raises(ConfigError, match="'anchor_update' to 'new' or 'bridge'"):
         parse_config({"sample": drawn, "align": {"anchor_energy": "path"}})
+
+
+def test_feedback_needs_the_energies_of_all_that_is_learned() -> None:
+    with pytest.raises(ConfigError, match="'energy_feedback' needs the energies"):
+        parse_config({"align": {"anchor_update": "bridge", "replay_models": 1, "energy_feedback": True}})

@@ -19,6 +19,7 @@ from ancdiff.denoiser.store import load_denoiser
 from ancdiff.diffusion.likelihood import exact_trace, log_density
 from ancdiff.diffusion.noise import centre, karras_sigma
 from ancdiff.errors import InputError, StageError
+from ancdiff.feedback import mean_energy
 from ancdiff.model_energies import pool_energies
 from ancdiff.molecules import ENERGY_COLUMNS, Ensemble
 from ancdiff.pool import Pool, draw_anchored, draw_group, held_out
@@ -424,9 +425,39 @@ def test_weights_given_once_are_kept(results: Path) -> None:
     low, high = ratio.quantile([0.01, 0.99])
     inner = ratio.between(low, high)  # the ends are drawn in
     assert np.ptp((new["anchor_log_weight"] - ratio)[inner]) < 1e-9
-    # New and old ones have the same mean weight.
-    means = second.groupby(second["source"] == "eba_round1")["anchor_log_weight"].apply(lambda w: np.exp(w).mean())
-    assert means[True] == pytest.approx(means[False])
+    # Each source counts by its effective sample size.
+    for table in (first, second):
+        of_source = table.groupby("source")["anchor_log_weight"]
+        shares = of_source.apply(lambda w: np.exp(w).sum())
+        sizes = of_source.apply(lambda w: effective_sample_size(w.to_numpy()))
+        np.testing.assert_allclose(shares, sizes / sizes.sum())
+
+
+def test_the_pool_is_tilted_by_what_the_last_model_drew_above_what_it_learned(results: Path) -> None:
+    first, second = second_round(
+        results, anchor_update="new", anchor_step=1.0, anchor_ess_fraction=0.01, energy_feedback=True
+    )
+
+    def energies(table: pd.DataFrame, source: str | None = None) -> np.ndarray:
+        rows = table if source is None else table[table["source"] == source]
+        return (rows["energy_kj_mol"] / thermal_energy_kj_mol(300.0)).to_numpy()
+
+    weight = [table["anchor_log_weight"].to_numpy() for table in (first, second)]
+    drawn = [mean_energy(energies(first, "pretrain")), mean_energy(energies(second, "eba_round1"))]
+    learned = [mean_energy(energies(first, "training")), mean_energy(energies(first), weight[0])]
+    plain = []
+    for table, tilted, excess in zip((first, second), weight, np.subtract(drawn, learned), strict=True):
+        (tilt,) = set(table["anchor_tilt"])
+        plain.append(tilted + tilt * energies(table))
+        taken = mean_energy(energies(table), plain[-1]) - mean_energy(energies(table), tilted)
+        assert tilt * excess > 0
+        # All of it, or as much as leaves half of the effective sample size.
+        left = effective_sample_size(tilted) / effective_sample_size(plain[-1])
+        assert taken == pytest.approx(excess, abs=1e-4) or left == pytest.approx(0.5, abs=1e-3)
+    # The second tilt is laid upon the weights themselves, not on the first one's.
+    both = second.assign(plain=plain[1]).merge(first.assign(plain=plain[0]), on=["source", "conformer"])
+    for _, rows in both.groupby("source"):
+        assert np.ptp(rows["plain_x"] - rows["plain_y"]) < 1e-9
 
 
 def test_the_pool_holds_the_latest_models_alone(results: Path) -> None:

@@ -182,6 +182,10 @@ class LineSettings(Section):
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
     )
+    energy_feedback: bool = Field(
+        default=False,
+        description="take what the first model's samples have above what it learned off the mean energy of the pool",
+    )
     anchor_local_sigma: NonNegative = Field(
         default=0.3, description="noise below which the anchor denoises training MD, in units of the data's spread"
     )
@@ -219,6 +223,11 @@ class LineSettings(Section):
 
     @model_validator(mode="after")
     def _two_ends_of_a_bridge(self) -> "LineSettings":
+        if self.anchor_update == "bridge" and self.energy_feedback:
+            raise ValueError(
+                "'energy_feedback' needs the energies of all that is learned, and with 'anchor_update: bridge' frames "
+                "without energies are learned as well: set 'energy_feedback: false'"
+            )
         if self.anchor_update == "bridge" and (self.replay_models != 1 or self.temper is not None):
             raise ValueError(
                 "'anchor_update: bridge' weighs training MD and the samples of one model at the run's temperature: "

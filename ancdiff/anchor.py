@@ -1,0 +1,215 @@
+"""The anchor's weights: importance weights of the pool, which a round moves towards the Boltzmann distribution.
+
+They begin equal and take steps with the model that the round starts from as proposal; or each conformer is weighed
+once, by the model that drew it; or a bridge between training MD and the latest samples finds them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from ancdiff.artifacts import read_ensemble, read_molecule, read_table
+from ancdiff.bridge import find_bridge, torsion_waves
+from ancdiff.config import DiffusionSettings, LineSettings
+from ancdiff.corridor import Layout
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.denoising import Conformers
+from ancdiff.diffusion.noise import centre
+from ancdiff.errors import StageError
+from ancdiff.feedback import mean_energy, tilted
+from ancdiff.model_energies import pool_energies
+from ancdiff.molecules import Ensemble
+from ancdiff.units import thermal_energy_kj_mol
+from ancdiff.weights import effective_sample_size, logmeanexp, logsumexp, tempered_step
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """What all pools of a round are made with; it starts from the model ``parent``, and draws noise from ``seed``."""
+
+    layout: Layout
+    parent: str
+    align: LineSettings
+    diffusion: DiffusionSettings
+    seed: int
+    threads: int
+
+
+def anchored(
+    this: Round, conformers: Conformers, weights: pd.DataFrame, last: pd.DataFrame | None, model: Denoiser
+) -> tuple[pd.DataFrame, Float[np.ndarray, " frames"] | None]:
+    """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
+
+    A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn;
+    with ``anchor_update: bridge`` all weights are found anew, and all training MD has some. Those without an energy get
+    −∞. Where nothing asks for these weights they are not worked out.
+    """
+    align = this.align
+    table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan, anchor_tilt=0.0)
+    if align.anchor == 0 and align.validate_every_steps == 0:
+        return table, None
+    usable = np.isfinite(weights["log_weight"].to_numpy())
+    if align.anchor_update == "bridge":
+        energy, log_weight, of_training = _bridged(this, conformers, weights[usable], model)
+        table.loc[usable, "model_energy_nats"] = energy
+        table.loc[usable, "anchor_log_weight"] = log_weight - logsumexp(log_weight)
+        # Both have the right mean: each counts by its effective sample size.
+        share = effective_sample_size(of_training) / effective_sample_size(log_weight)
+        return table, share * np.exp(of_training - logsumexp(of_training))
+    rows = weights[usable]
+    sources = rows["source"].to_numpy() if align.anchor_update == "new" else np.zeros(len(rows))
+    before = _weights_before(rows, last)
+    known = np.isfinite(before)
+    started = np.where(known, before - (logmeanexp(before[known]) if known.any() else 0.0), 0.0)
+    moved = ~known if align.anchor_update == "new" and not known.all() else np.ones_like(known)
+    energy = _model_energies(this, conformers, rows[moved], model)
+    # Weighed once, each source stands for the whole by itself: an error that all of its densities share, as that of few
+    # paths, counts for nothing.
+    started[moved], gamma = tempered_step(
+        started[moved],
+        _about(np.mean, rows["log_weight"].to_numpy()[moved] + energy, sources[moved]),
+        largest_step=align.anchor_step,
+        ess_fraction=align.anchor_ess_fraction,
+    )
+    if align.anchor_update == "new":
+        started = _about(_log_mass, started, sources)
+    tilt = 0.0
+    if align.energy_feedback:
+        excess = _excess_energy(rows, this.parent, last)
+        started, tilt = tilted(started, _reduced_energies(rows), excess)
+    energies = np.full(len(started), np.nan)
+    energies[moved] = energy
+    table.loc[usable, "model_energy_nats"] = energies
+    table.loc[usable, "anchor_log_weight"] = started - logsumexp(started)
+    return table.assign(anchor_step=gamma, anchor_tilt=tilt), None
+
+
+def _weights_before(rows: pd.DataFrame, last: pd.DataFrame | None) -> Float[np.ndarray, " conformers"]:
+    """The anchor's log-weights of the round before, without their tilt; NaN for conformers that it did not have."""
+    if last is None:
+        return np.full(len(rows), np.nan)
+    keys = ["system", "source", "conformer"]
+    plain = last["anchor_log_weight"] + last["anchor_tilt"] * _reduced_energies(last)
+    merged = rows[keys].merge(last[keys].assign(before=plain), how="left", on=keys, validate="one_to_one")
+    return merged["before"].to_numpy(dtype=np.float64)
+
+
+def _excess_energy(rows: pd.DataFrame, parent: str, last: pd.DataFrame | None) -> float:
+    """How far the mean energy of the round's first model is above that of what it has learned, in units of kT."""
+    system, sampled = rows["system"].iloc[0], rows[rows["source"] == parent]
+    learned, weight = rows[rows["source"] == "training"], None
+    if last is not None:
+        learned = last[(last["system"] == system) & np.isfinite(last["anchor_log_weight"])]
+        weight = learned["anchor_log_weight"].to_numpy()
+    if sampled.empty or learned.empty:
+        return 0.0
+    learned = learned.assign(temperature_kelvin=rows["temperature_kelvin"].iloc[0])  # the ladder may have come down
+    return mean_energy(_reduced_energies(sampled)) - mean_energy(_reduced_energies(learned), weight)
+
+
+def _reduced_energies(rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
+    """βE at the temperature of the weights."""
+    thermal = rows["temperature_kelvin"].map(thermal_energy_kj_mol)
+    return (rows["energy_kj_mol"] / thermal).to_numpy(dtype=np.float64)
+
+
+def _bridged(
+    this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser
+) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"], Float[np.ndarray, " frames"]]:
+    """Model energies and log-weights of training MD and the samples of the round's first model, as one pool.
+
+    And log-weights of all training MD, scored or not, by itself.
+
+    Raises:
+        StageError: one of the two has no energies, or the molecule has no torsions.
+    """
+    from_md = (rows["source"] == "training").to_numpy()
+    if from_md.all() or not from_md.any():
+        missing = "samples" if from_md.all() else "frames of training MD"
+        raise StageError(
+            f"{conformers.system} has no {missing} with energies, and its weights bridge the two",
+            where=f"align from {this.parent}",
+            fix="look at the status column of its score tables",
+        )
+    molecule = read_molecule(this.layout.topology(conformers.system))
+    waves = torsion_waves(Ensemble(molecule, positions_of(this.layout, conformers.system, rows)))
+    energy = _model_energies(this, conformers, rows, model)
+    ratio = rows["log_weight"].to_numpy() + energy
+    bridge = find_bridge(ratio, from_md, waves)
+    training = torsion_waves(Ensemble(molecule, conformers.positions_nm.cpu().numpy()))
+    return energy, bridge.log_weights(ratio, waves), bridge.md_log_weights(training)
+
+
+def _model_energies(
+    this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser
+) -> Float[np.ndarray, " conformers"]:
+    """E_θ of a table's conformers, nats: where sampling or weighing kept −log p that, else by `pool_energies`.
+
+    Raises:
+        StageError: paths are asked for, and these conformers have none.
+    """
+    energy = _known_energies(this, conformers.system, rows)
+    unknown = np.isnan(energy)
+    if unknown.any() and this.align.anchor_energy == "path":
+        raise StageError(
+            f"{unknown.sum()} conformers of {conformers.system} have no log-density by paths under {this.parent}",
+            where=", ".join(sorted(rows["source"][unknown].unique())),
+            fix="run snakemake, which weighs them before the round (ancdiff weigh)",
+        )
+    if unknown.any():
+        positions = centre(torch.as_tensor(positions_of(this.layout, conformers.system, rows[unknown])))
+        energy[unknown] = pool_energies(
+            model.on(conformers.graph),
+            positions.to(conformers.positions_nm.device),
+            this.align,
+            this.diffusion,
+            model.sigma_data_nm,
+            this.seed,
+            threads=this.threads,
+        )
+    return energy
+
+
+def _log_mass(log_weight: Float[np.ndarray, " some"]) -> float:
+    """What makes a source's weights sum to its effective sample size: estimates count by their precision."""
+    return logsumexp(log_weight) - float(np.log(effective_sample_size(log_weight)))
+
+
+def _about(
+    middle: Callable[[Float[np.ndarray, " some"]], float], values: Float[np.ndarray, " rows"], groups: np.ndarray
+) -> Float[np.ndarray, " rows"]:
+    """Values without the middle of their group."""
+    middles = {group: middle(values[groups == group]) for group in np.unique(groups)}
+    return values - np.array([middles[group] for group in groups])
+
+
+def _known_energies(this: Round, system: str, rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
+    """−log p of what the round's first model drew, and of frames weighed by its paths, where kept; else NaN.
+
+    An estimate does not stand in where the exact density is asked for, nor paths for the flow.
+    """
+    energies = np.full(len(rows), np.nan)
+    kept = {this.parent: this.layout.log_densities(this.parent, system)}
+    if this.align.anchor_energy == "path":
+        kept["training"] = this.layout.frame_log_densities(this.parent, system)
+    for source, path in kept.items():
+        if this.align.anchor_energy == "bound" or not path.is_file():
+            continue
+        table = read_table(path).set_index("conformer")
+        if this.align.anchor_energy == "exact" and (table["standard_error_nats"] != 0).any():
+            continue
+        chosen = (rows["source"] == source).to_numpy()
+        energies[chosen] = -table["log_density_nats"].reindex(rows["conformer"][chosen]).to_numpy()
+    return energies
+
+
+def positions_of(layout: Layout, system: str, rows: pd.DataFrame) -> Float[np.ndarray, "conformers atoms 3"]:
+    """Coordinates of a table's conformers, in its order."""
+    parts = []
+    for source, part in rows.groupby("source", sort=False):
+        parts.append(read_ensemble(layout.ensemble(str(source), system)).positions_nm[part["conformer"].to_numpy()])
+    return np.concatenate(parts)
