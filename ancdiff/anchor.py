@@ -49,7 +49,8 @@ def anchored(
     −∞. Where nothing asks for these weights they are not worked out.
     """
     align = this.align
-    table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan, anchor_tilt=0.0)
+    table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan)
+    table = table.assign(anchor_excess=0.0, anchor_tilt=0.0)
     if align.anchor == 0 and align.validate_every_steps == 0:
         return table, None
     usable = np.isfinite(weights["log_weight"].to_numpy())
@@ -77,7 +78,7 @@ def anchored(
     )
     if align.anchor_update == "new":
         started = _about(_log_mass, started, sources)
-    tilt = 0.0
+    excess = tilt = 0.0
     if align.energy_feedback:
         excess = _excess_energy(rows, this.parent, last)
         started, tilt = tilted(started, _reduced_energies(rows), excess)
@@ -85,7 +86,7 @@ def anchored(
     energies[moved] = energy
     table.loc[usable, "model_energy_nats"] = energies
     table.loc[usable, "anchor_log_weight"] = started - logsumexp(started)
-    return table.assign(anchor_step=gamma, anchor_tilt=tilt), None
+    return table.assign(anchor_step=gamma, anchor_excess=excess, anchor_tilt=tilt), None
 
 
 def _weights_before(rows: pd.DataFrame, last: pd.DataFrame | None) -> Float[np.ndarray, " conformers"]:
@@ -99,16 +100,21 @@ def _weights_before(rows: pd.DataFrame, last: pd.DataFrame | None) -> Float[np.n
 
 
 def _excess_energy(rows: pd.DataFrame, parent: str, last: pd.DataFrame | None) -> float:
-    """How far the mean energy of the round's first model is above that of what it has learned, in units of kT."""
+    """How far the mean energy of the round's first model is above that of what it has learned, in units of kT.
+
+    From the second round on, half of it is what was expected before: one set of samples says it with an error.
+    """
     system, sampled = rows["system"].iloc[0], rows[rows["source"] == parent]
-    learned, weight = rows[rows["source"] == "training"], None
+    learned, weight, expected = rows[rows["source"] == "training"], None, None
     if last is not None:
         learned = last[(last["system"] == system) & np.isfinite(last["anchor_log_weight"])]
         weight = learned["anchor_log_weight"].to_numpy()
+        expected = None if learned.empty else float(learned["anchor_excess"].iloc[0])
     if sampled.empty or learned.empty:
-        return 0.0
+        return expected or 0.0
     learned = learned.assign(temperature_kelvin=rows["temperature_kelvin"].iloc[0])  # the ladder may have come down
-    return mean_energy(_reduced_energies(sampled)) - mean_energy(_reduced_energies(learned), weight)
+    seen = mean_energy(_reduced_energies(sampled)) - mean_energy(_reduced_energies(learned), weight)
+    return seen if expected is None else 0.5 * (expected + seen)
 
 
 def _reduced_energies(rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:

@@ -445,9 +445,10 @@ def test_the_pool_is_tilted_by_what_the_last_model_drew_above_what_it_learned(re
     weight = [table["anchor_log_weight"].to_numpy() for table in (first, second)]
     drawn = [mean_energy(energies(first, "pretrain")), mean_energy(energies(second, "eba_round1"))]
     learned = [mean_energy(energies(first, "training")), mean_energy(energies(first), weight[0])]
-    plain = []
-    for table, tilted, excess in zip((first, second), weight, np.subtract(drawn, learned), strict=True):
-        (tilt,) = set(table["anchor_tilt"])
+    seen, plain = np.subtract(drawn, learned), []
+    for table, tilted, excess in zip((first, second), weight, (seen[0], seen.mean()), strict=True):
+        (tilt,), (expected,) = set(table["anchor_tilt"]), set(table["anchor_excess"])
+        assert expected == pytest.approx(excess)
         plain.append(tilted + tilt * energies(table))
         taken = mean_energy(energies(table), plain[-1]) - mean_energy(energies(table), tilted)
         assert tilt * excess > 0
