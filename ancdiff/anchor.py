@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ancdiff.artifacts import read_ensemble, read_molecule, read_table
 from ancdiff.bridge import find_bridge, torsion_waves
 from ancdiff.config import DiffusionSettings, LineSettings
-from ancdiff.corridor import Layout
+from ancdiff.corridor import Layout, split_model
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoising import Conformers
 from ancdiff.diffusion.noise import centre
@@ -102,14 +102,16 @@ def _weights_before(rows: pd.DataFrame, last: pd.DataFrame | None) -> Float[np.n
 def _excess_energy(rows: pd.DataFrame, parent: str, last: pd.DataFrame | None) -> float:
     """How far the mean energy of the round's first model is above that of what it has learned, in units of kT.
 
-    From the second round on, half of it is what was expected before: one set of samples says it with an error.
+    From the third round on, half of it is what was expected before: one set of samples says it with an error. Of the
+    excess of fine-tuning, that of pretraining says little.
     """
     system, sampled = rows["system"].iloc[0], rows[rows["source"] == parent]
     learned, weight, expected = rows[rows["source"] == "training"], None, None
     if last is not None:
         learned = last[(last["system"] == system) & np.isfinite(last["anchor_log_weight"])]
         weight = learned["anchor_log_weight"].to_numpy()
-        expected = None if learned.empty else float(learned["anchor_excess"].iloc[0])
+        if split_model(parent).round_number > 1 and len(learned):
+            expected = float(learned["anchor_excess"].iloc[0])
     if sampled.empty or learned.empty:
         return expected or 0.0
     learned = learned.assign(temperature_kelvin=rows["temperature_kelvin"].iloc[0])  # the ladder may have come down

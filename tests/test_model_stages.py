@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ancdiff import align, pretrain, sample, weigh
+from ancdiff import align, anchor, pretrain, sample, weigh
 from ancdiff.artifacts import read_ensemble, read_json, read_table, write_ensemble, write_table
 from ancdiff.config import AlignSettings, Config, DenoiserSettings, DiffusionSettings, Objective, StageConfig
 from ancdiff.corridor import Layout
@@ -446,7 +446,7 @@ def test_the_pool_is_tilted_by_what_the_last_model_drew_above_what_it_learned(re
     drawn = [mean_energy(energies(first, "pretrain")), mean_energy(energies(second, "eba_round1"))]
     learned = [mean_energy(energies(first, "training")), mean_energy(energies(first), weight[0])]
     seen, plain = np.subtract(drawn, learned), []
-    for table, tilted, excess in zip((first, second), weight, (seen[0], seen.mean()), strict=True):
+    for table, tilted, excess in zip((first, second), weight, seen, strict=True):
         (tilt,), (expected,) = set(table["anchor_tilt"]), set(table["anchor_excess"])
         assert expected == pytest.approx(excess)
         plain.append(tilted + tilt * energies(table))
@@ -459,6 +459,20 @@ def test_the_pool_is_tilted_by_what_the_last_model_drew_above_what_it_learned(re
     both = second.assign(plain=plain[1]).merge(first.assign(plain=plain[0]), on=["source", "conformer"])
     for _, rows in both.groupby("source"):
         assert np.ptp(rows["plain_x"] - rows["plain_y"]) < 1e-9
+
+
+@pytest.mark.parametrize(("parent", "excess"), [("pretrain", 2.0), ("eba_round1", 3.0), ("eba_round2_seed7", 2.5)])
+def test_the_excess_of_fine_tuning_is_smoothed_over_rounds(parent: str, excess: float) -> None:
+    thermal = thermal_energy_kj_mol(300.0)
+    columns = {"system": "ala", "temperature_kelvin": 300.0}
+    md, drawn = np.linspace(-1.0, 1.0, 5), np.linspace(1.0, 3.0, 5)
+    energy = thermal * np.concatenate([md, drawn])
+    rows = pd.DataFrame({**columns, "source": ["training"] * 5 + [parent] * 5, "energy_kj_mol": energy})
+    # What the parent learned has a mean of -1 kT, when 2 kT were expected of it; at another temperature of the ladder.
+    last = pd.DataFrame({**columns, "energy_kj_mol": thermal * (md - 1.0), "anchor_log_weight": 0.0})
+    last = last.assign(anchor_excess=2.0, temperature_kelvin=600.0)
+    found = anchor._excess_energy(rows, parent, None if parent == "pretrain" else last)
+    assert found == pytest.approx(excess)
 
 
 def test_the_pool_holds_the_latest_models_alone(results: Path) -> None:
