@@ -24,7 +24,14 @@ from ancdiff.feedback import mean_energy, tilted
 from ancdiff.model_energies import pool_energies
 from ancdiff.molecules import Ensemble
 from ancdiff.units import thermal_energy_kj_mol
-from ancdiff.weights import effective_sample_size, logmeanexp, logsumexp, tempered_step
+from ancdiff.weights import (
+    effective_sample_size,
+    logmeanexp,
+    logsumexp,
+    pareto_smoothed,
+    tempered_step,
+    truncated,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +75,20 @@ def anchored(
     started = np.where(known, before - (logmeanexp(before[known]) if known.any() else 0.0), 0.0)
     moved = ~known if align.anchor_update == "new" and not known.all() else np.ones_like(known)
     energy = _model_energies(this, conformers, rows[moved], model)
-    # Weighed once, each source stands for the whole by itself: an error that all of its densities share, as that of few
-    # paths, counts for nothing.
+    ratio = rows["log_weight"].to_numpy()[moved] + energy
+    if align.anchor_update == "new":
+        ratio = _of_each(lambda r: pareto_smoothed(r)[0], ratio, sources[moved])
+    else:
+        ratio = truncated(ratio)
     started[moved], gamma = tempered_step(
-        started[moved],
-        _about(np.mean, rows["log_weight"].to_numpy()[moved] + energy, sources[moved]),
-        largest_step=align.anchor_step,
-        ess_fraction=align.anchor_ess_fraction,
+        started[moved], ratio, largest_step=align.anchor_step, ess_fraction=align.anchor_ess_fraction
     )
     if align.anchor_update == "new":
-        started = _about(_log_mass, started, sources)
+        # Each source stands for the whole by itself: an error that all of its densities share counts for nothing.
+        started = _of_each(_to_effective_size, started, sources)
     excess = tilt = 0.0
     if align.energy_feedback:
-        excess = _excess_energy(rows, this.parent, last)
+        excess = _expected_excess(rows, started, this.parent, last)
         started, tilt = tilted(started, _reduced_energies(rows), excess)
     energies = np.full(len(started), np.nan)
     energies[moved] = energy
@@ -94,29 +102,40 @@ def _weights_before(rows: pd.DataFrame, last: pd.DataFrame | None) -> Float[np.n
     if last is None:
         return np.full(len(rows), np.nan)
     keys = ["system", "source", "conformer"]
-    plain = last["anchor_log_weight"] + last["anchor_tilt"] * _reduced_energies(last)
-    merged = rows[keys].merge(last[keys].assign(before=plain), how="left", on=keys, validate="one_to_one")
+    merged = rows[keys].merge(last[keys].assign(before=_untilted(last)), how="left", on=keys, validate="one_to_one")
     return merged["before"].to_numpy(dtype=np.float64)
 
 
-def _excess_energy(rows: pd.DataFrame, parent: str, last: pd.DataFrame | None) -> float:
-    """How far the mean energy of the round's first model is above that of what it has learned, in units of kT.
+def _untilted(last: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
+    """The anchor's log-weights of a round before they were tilted, up to a constant."""
+    return (last["anchor_log_weight"] + last["anchor_tilt"] * _reduced_energies(last)).to_numpy(dtype=np.float64)
 
-    From the third round on, half of it is what was expected before: one set of samples says it with an error. Of the
-    excess of fine-tuning, that of pretraining says little.
+
+def _expected_excess(
+    rows: pd.DataFrame, log_weight: Float[np.ndarray, " conformers"], parent: str, last: pd.DataFrame | None
+) -> float:
+    """How far the mean energy of the model to come will lie above that of its pool, in units of kT.
+
+    As far as that of the round's first model does above what it has learned, times the effective number of conformers
+    that it learned over that of this pool. From the third round on, half of it is what was expected before: one set of
+    samples says it with an error. The training data are another kind of pool: what pretraining leaves is not scaled,
+    nor kept.
     """
     system, sampled = rows["system"].iloc[0], rows[rows["source"] == parent]
-    learned, weight, expected = rows[rows["source"] == "training"], None, None
-    if last is not None:
+    if last is None:
+        learned = rows[rows["source"] == "training"]
+    else:
         learned = last[(last["system"] == system) & np.isfinite(last["anchor_log_weight"])]
-        weight = learned["anchor_log_weight"].to_numpy()
-        if split_model(parent).round_number > 1 and len(learned):
-            expected = float(learned["anchor_excess"].iloc[0])
     if sampled.empty or learned.empty:
-        return expected or 0.0
-    learned = learned.assign(temperature_kelvin=rows["temperature_kelvin"].iloc[0])  # the ladder may have come down
-    seen = mean_energy(_reduced_energies(sampled)) - mean_energy(_reduced_energies(learned), weight)
-    return seen if expected is None else 0.5 * (expected + seen)
+        return 0.0
+    weight = None if last is None else learned["anchor_log_weight"].to_numpy()
+    now = learned.assign(temperature_kelvin=rows["temperature_kelvin"].iloc[0])  # the ladder may have come down
+    excess = mean_energy(_reduced_energies(sampled)) - mean_energy(_reduced_energies(now), weight)
+    if last is None:
+        return excess
+    if split_model(parent).round_number > 1:
+        excess = 0.5 * (excess + float(learned["anchor_excess"].iloc[0]))
+    return excess * effective_sample_size(_untilted(learned)) / effective_sample_size(log_weight)
 
 
 def _reduced_energies(rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
@@ -182,17 +201,21 @@ def _model_energies(
     return energy
 
 
-def _log_mass(log_weight: Float[np.ndarray, " some"]) -> float:
-    """What makes a source's weights sum to its effective sample size: estimates count by their precision."""
-    return logsumexp(log_weight) - float(np.log(effective_sample_size(log_weight)))
+def _to_effective_size(log_weight: Float[np.ndarray, " some"]) -> Float[np.ndarray, " some"]:
+    """Weights that sum to their effective sample size: estimates count by their precision."""
+    return log_weight - logsumexp(log_weight) + float(np.log(effective_sample_size(log_weight)))
 
 
-def _about(
-    middle: Callable[[Float[np.ndarray, " some"]], float], values: Float[np.ndarray, " rows"], groups: np.ndarray
+def _of_each(
+    change: Callable[[Float[np.ndarray, " some"]], Float[np.ndarray, " some"]],
+    values: Float[np.ndarray, " rows"],
+    groups: np.ndarray,
 ) -> Float[np.ndarray, " rows"]:
-    """Values without the middle of their group."""
-    middles = {group: middle(values[groups == group]) for group in np.unique(groups)}
-    return values - np.array([middles[group] for group in groups])
+    """Values changed group by group."""
+    changed = np.empty_like(values)
+    for group in np.unique(groups):
+        changed[groups == group] = change(values[groups == group])
+    return changed
 
 
 def _known_energies(this: Round, system: str, rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:

@@ -29,7 +29,7 @@ WEIGHT_COLUMNS: dict[str, str] = {
     "ess": "float64",  # effective sample size of the system's pool
 }
 _BISECTIONS = 50  # halves of an interval of ln T that is at most ln(1e5 / 50) wide: below rounding
-_TRUNCATED = 0.01  # share of log-ratios at either end that a tempered step pulls in to the next
+_TRUNCATED = 0.01  # share of log-ratios at either end
 
 
 def log_weights(
@@ -117,6 +117,17 @@ def round_temperature(base_kelvin: float, settings: TemperSettings | None, round
     return ladder[round_number - 1] if round_number <= len(ladder) else base_kelvin
 
 
+def truncated(log_ratio: Float[np.ndarray, " conformers"]) -> Float[np.ndarray, " conformers"]:
+    """Log-ratios whose lowest and highest 1 % are pulled in to the next.
+
+    One conformer that a model has never seen the like of would carry the weight of all, or set the size of a step.
+    Where ratios scatter by more than a nat this pulls means towards those of the proposal.
+
+    Reference: Ionides 2008, J. Comput. Graph. Stat. 17, 295 (truncated importance sampling).
+    """
+    return np.clip(log_ratio, *np.quantile(log_ratio, [_TRUNCATED, 1.0 - _TRUNCATED]))
+
+
 def tempered_step(
     log_weight: Float[np.ndarray, " conformers"],
     log_ratio: Float[np.ndarray, " conformers"],
@@ -134,9 +145,6 @@ def tempered_step(
     Returns:
         Normalised log-weights and γ.
     """
-    # One conformer that the model has never seen the like of would set γ for all (truncated importance sampling,
-    # Ionides 2008, doi:10.1198/106186008X320456).
-    log_ratio = np.clip(log_ratio, *np.quantile(log_ratio, [_TRUNCATED, 1.0 - _TRUNCATED]))
     needed = ess_fraction * len(log_weight)
 
     def enough(gamma: float) -> bool:

@@ -10,7 +10,7 @@ from scipy.special import ndtri
 from ancdiff.feedback import mean_energy, tilted
 from ancdiff.weights import effective_sample_size, logsumexp
 
-ENERGIES = arrays.arrays(np.float64, st.integers(5, 40), elements=st.floats(-50.0, 50.0))
+ENERGIES = arrays.arrays(np.float64, st.integers(5, 40), elements=st.floats(-50.0, 50.0).map(lambda u: round(u, 6)))
 
 
 def gaussian(mean: float, spread: float, n: int = 4001) -> np.ndarray:

@@ -20,10 +20,12 @@ from ancdiff.weights import (
     free_energy_difference,
     importance_weights,
     log_weights,
+    logsumexp,
     pareto_k_limit,
     pareto_smoothed,
     pooled_weights,
     temper,
+    truncated,
     weighted_mean,
 )
 
@@ -297,3 +299,17 @@ def test_a_state_without_weight_is_infinitely_high() -> None:
     estimate = free_energy_difference(log_weight, none, ~none, repeats=20, rng=np.random.default_rng(0))
     assert estimate.value == np.inf
     assert np.isnan(estimate.low)
+
+
+def test_a_hot_proposal_is_smoothed_without_a_bias_and_truncated_with_one() -> None:
+    """Energies of 33 vibrations at 1.2 times the temperature, whose log-densities scatter by a nat."""
+    rng = np.random.default_rng(5)
+    energy = 1.2 * rng.gamma(16.5, 1.0, 40_000)
+    scatter = rng.normal(size=len(energy))
+    ratio = -(1 - 1 / 1.2) * energy + scatter - 0.5
+    smoothed, k = pareto_smoothed(ratio)
+    assert k < 0.7
+    assert np.exp(smoothed) @ energy == pytest.approx(16.5, abs=0.1)
+    cut = truncated(ratio)
+    assert np.exp(cut - logsumexp(cut)) @ energy > 16.6
+    assert (cut.min(), cut.max()) == tuple(np.quantile(ratio, [0.01, 0.99]))
