@@ -42,11 +42,11 @@ CAPTIONS: dict[str, Caption] = {
         "Ramachandran free-energy maps of {system}: φ and ψ in degrees, one column per ensemble, one row per residue.",
     ),
     "energies": Caption(
-        "Force-field energies of relaxed conformers",
+        "Force-field energies of conformers",
         "Zero is the median of the reference (of the training data where there is none). A model that samples "
-        "well lies upon the black line; a tail to the right is strain. Shares beyond the axis are written in the "
-        "corner.",
-        "Histograms of relaxed energies in kT for each system, one line per ensemble.",
+        "well lies upon the black line; a tail to the right is strain. Conformers are relaxed first as score.relax "
+        "says. Shares beyond the axis are written in the corner.",
+        "Histograms of energies in kT for each system, one line per ensemble.",
     ),
     "conformers": Caption(
         "{system}: superposed conformers",

@@ -192,7 +192,7 @@ def story(run: Run) -> str:
     return (
         f"One equivariant diffusion model{f' for each of {len(run.seeds)} seeds' if len(run.seeds) > 1 else ''} was "
         "pretrained on the training MD of all training systems and sampled; its "
-        f"samples were relaxed and scored with {forcefield['protein']} in {_SOLVENT_WORDS[forcefield['solvent']]} at "
+        f"samples were scored with {forcefield['protein']} in {_SOLVENT_WORDS[forcefield['solvent']]} at "
         f"{forcefield['temperature_kelvin']:g} K, and the model was aligned with these energies in {rounds} "
         f"(objectives: {objectives}). Every model is compared with reference MD, which no model has seen."
     )

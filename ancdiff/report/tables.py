@@ -60,7 +60,8 @@ COLUMNS = (
     ),
     Column(
         "median_energy_kt", "median_energy_kt", "reference", "Median energy", "kT above reference",
-        "Median force-field energy of the relaxed conformers, less that of the reference MD.", "{:+.2f}",
+        "Median force-field energy of conformers (relaxed as score.relax says), less that of the reference MD.",
+        "{:+.2f}",
     ),
     Column(
         "energy_w1_kt", "energy_w1_kt", "reference", "Energy distance", "kT, to reference",
