@@ -77,6 +77,8 @@ def anchored(
     energy = _model_energies(this, conformers, rows[moved], model)
     ratio = rows["log_weight"].to_numpy()[moved] + energy
     if align.anchor_update == "new":
+        if align.energy_feedback and last is None:
+            ratio += _density_of_training(rows, this.parent)
         ratio = _of_each(lambda r: pareto_smoothed(r)[0], ratio, sources[moved])
     else:
         ratio = truncated(ratio)
@@ -118,24 +120,46 @@ def _expected_excess(
 
     As far as that of the round's first model does above what it has learned, times the effective number of conformers
     that it learned over that of this pool. From the third round on, half of it is what was expected before: one set of
-    samples says it with an error. The training data are another kind of pool: what pretraining leaves is not scaled,
-    nor kept.
+    samples says it with an error. The training data are another kind of pool: what pretraining leaves is all that is
+    known in the first round, and is neither scaled nor kept.
     """
-    system, sampled = rows["system"].iloc[0], rows[rows["source"] == parent]
-    if last is None:
-        learned = rows[rows["source"] == "training"]
-    else:
-        learned = last[(last["system"] == system) & np.isfinite(last["anchor_log_weight"])]
-    if sampled.empty or learned.empty:
-        return 0.0
-    weight = None if last is None else learned["anchor_log_weight"].to_numpy()
-    now = learned.assign(temperature_kelvin=rows["temperature_kelvin"].iloc[0])  # the ladder may have come down
-    excess = mean_energy(_reduced_energies(sampled)) - mean_energy(_reduced_energies(now), weight)
-    if last is None:
-        return excess
+    excess = _seen_excess(rows, parent, last)
+    if last is None or excess is None:
+        return excess or 0.0
+    learned = _learned(rows, last)
     if split_model(parent).round_number > 1:
         excess = 0.5 * (excess + float(learned["anchor_excess"].iloc[0]))
     return excess * effective_sample_size(_untilted(learned)) / effective_sample_size(log_weight)
+
+
+def _seen_excess(rows: pd.DataFrame, parent: str, last: pd.DataFrame | None) -> float | None:
+    """How far the mean energy of the round's first model is above that of what it has learned; None without samples."""
+    sampled, learned = rows[rows["source"] == parent], _learned(rows, last)
+    if sampled.empty or learned.empty:
+        return None
+    weight = None if last is None else learned["anchor_log_weight"].to_numpy()
+    learned = learned.assign(temperature_kelvin=rows["temperature_kelvin"].iloc[0])  # the ladder may have come down
+    return mean_energy(_reduced_energies(sampled)) - mean_energy(_reduced_energies(learned), weight)
+
+
+def _learned(rows: pd.DataFrame, last: pd.DataFrame | None) -> pd.DataFrame:
+    """What the round's first model was trained on: the pool of the round before, or the training MD."""
+    if last is None:
+        return rows[rows["source"] == "training"]
+    return last[(last["system"] == rows["system"].iloc[0]) & np.isfinite(last["anchor_log_weight"])]
+
+
+def _density_of_training(rows: pd.DataFrame, parent: str) -> Float[np.ndarray, " conformers"]:
+    """ln q/m of conformers of training MD, up to a constant, and 0 of samples: q draws too high, and MD is not q's.
+
+    The pretrained model's density q lies an excess above the MD's, m ∝ q e^{−λu} with the λ that takes it off.
+    """
+    u, excess = _reduced_energies(rows), _seen_excess(rows, parent, None)
+    if excess is None:
+        return np.zeros(len(rows))
+    drawn = u[(rows["source"] == parent).to_numpy()]
+    _, slope = tilted(np.zeros(len(drawn)), drawn, excess)
+    return np.where(rows["source"] == "training", slope * u, 0.0)
 
 
 def _reduced_energies(rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:

@@ -477,6 +477,19 @@ def test_an_expected_excess_is_smoothed_over_rounds_and_falls_as_pools_grow(pare
     assert found == pytest.approx(excess)
 
 
+def test_training_md_is_weighed_by_its_own_density_where_the_model_draws_too_high() -> None:
+    """The model has the MD's density times e^{u/8}: energies of variance 4 lie half a kT above it."""
+    uniform = (np.arange(2001) + 0.5) / 2001
+    md = 2.0 * torch.special.ndtri(torch.tensor(uniform)).numpy()
+    energy = thermal_energy_kj_mol(300.0) * np.concatenate([md, md + 0.5])
+    rows = pd.DataFrame({"system": "ala", "temperature_kelvin": 300.0, "energy_kj_mol": energy})
+    rows["source"] = np.repeat(["training", "pretrain"], 2001)
+    ratio = anchor._density_of_training(rows, "pretrain")
+    np.testing.assert_allclose(ratio[:2001], md / 8, atol=0.02)  # energies are truncated in their means
+    assert not ratio[2001:].any()
+    assert not anchor._density_of_training(rows[rows["source"] == "training"], "pretrain").any()
+
+
 def test_the_pool_holds_the_latest_models_alone(results: Path) -> None:
     _, second = second_round(results, replay_models=1)
     assert set(second["source"]) == {"training", "eba_round1"}
