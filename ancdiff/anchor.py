@@ -90,7 +90,7 @@ def anchored(
         started = _of_each(_to_effective_size, started, sources)
     excess = tilt = 0.0
     if align.energy_feedback:
-        excess = _expected_excess(rows, started, this.parent, last)
+        excess = _expected_excess(rows, this.parent, last)
         started, tilt = tilted(started, _reduced_energies(rows), excess)
     energies = np.full(len(started), np.nan)
     energies[moved] = energy
@@ -113,23 +113,19 @@ def _untilted(last: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
     return (last["anchor_log_weight"] + last["anchor_tilt"] * _reduced_energies(last)).to_numpy(dtype=np.float64)
 
 
-def _expected_excess(
-    rows: pd.DataFrame, log_weight: Float[np.ndarray, " conformers"], parent: str, last: pd.DataFrame | None
-) -> float:
+def _expected_excess(rows: pd.DataFrame, parent: str, last: pd.DataFrame | None) -> float:
     """How far the mean energy of the model to come will lie above that of its pool, in units of kT.
 
-    As far as that of the round's first model does above what it has learned, times the effective number of conformers
-    that it learned over that of this pool. From the third round on, half of it is what was expected before: one set of
-    samples says it with an error. The training data are another kind of pool: what pretraining leaves is all that is
-    known in the first round, and is neither scaled nor kept.
+    As far as that of the round's first model lies above what it has learned. From the third round on, half of it is
+    what was expected before: one set of samples says it with an error. Pretraining is another matter than fine-tuning:
+    its excess is all that is known in the first round, and is not kept.
     """
     excess = _seen_excess(rows, parent, last)
     if last is None or excess is None:
         return excess or 0.0
-    learned = _learned(rows, last)
     if split_model(parent).round_number > 1:
-        excess = 0.5 * (excess + float(learned["anchor_excess"].iloc[0]))
-    return excess * effective_sample_size(_untilted(learned)) / effective_sample_size(log_weight)
+        return 0.5 * (excess + float(_learned(rows, last)["anchor_excess"].iloc[0]))
+    return excess
 
 
 def _seen_excess(rows: pd.DataFrame, parent: str, last: pd.DataFrame | None) -> float | None:
