@@ -52,8 +52,9 @@ def anchored(
     """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
 
     A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn;
-    with ``anchor_update: bridge`` all weights are found anew, and all training MD has some. Those without an energy get
-    −∞. Where nothing asks for these weights they are not worked out.
+    with ``anchor_update: new`` they are then weighed once, with smoothed tails, and each source counts by its effective
+    sample size; with ``bridge`` all weights are found anew, and all training MD has some. ``energy_feedback`` tilts
+    what comes out. Those without an energy get −∞. Where nothing asks for these weights they are not worked out.
     """
     align = this.align
     table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan)

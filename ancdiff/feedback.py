@@ -18,9 +18,7 @@ from jaxtyping import Float
 
 from ancdiff.weights import effective_sample_size, logsumexp
 
-_TRUNCATED = (
-    0.01  # share of samples at either end whose energies are pulled in to the next: one overlap is no vibration
-)
+_TRUNCATED = 0.01  # share of the weight at either end whose energies are pulled in: one overlap is no vibration
 _KEPT = 0.5  # of the effective sample size, at least
 _BISECTIONS = 60
 
