@@ -62,42 +62,66 @@ def anchored(
     if align.anchor == 0 and align.validate_every_steps == 0:
         return table, None
     usable = np.isfinite(weights["log_weight"].to_numpy())
-    if align.anchor_update == "bridge":
-        energy, log_weight, of_training = _bridged(this, conformers, weights[usable], model)
-        table.loc[usable, "model_energy_nats"] = energy
-        table.loc[usable, "anchor_log_weight"] = log_weight - logsumexp(log_weight)
-        # Both have the right mean: each counts by its effective sample size.
-        share = effective_sample_size(of_training) / effective_sample_size(log_weight)
-        return table, share * np.exp(of_training - logsumexp(of_training))
     rows = weights[usable]
-    sources = rows["source"].to_numpy() if align.anchor_update == "new" else np.zeros(len(rows))
+    gamma, of_training = np.nan, None
+    excess = _expected_excess(rows, this.parent, last) if align.energy_feedback else 0.0
+    if align.anchor_update == "bridge":
+        energy, log_weight, of_training = _bridged(this, conformers, rows, model)
+    elif align.anchor_update == "new":
+        energy, log_weight, gamma = _weighed_once(this, conformers, rows, last, model, excess)
+    else:
+        energy, log_weight, gamma = _moved(this, conformers, rows, last, model)
+    log_weight, tilt = tilted(log_weight, _reduced_energies(rows), excess)
+    table.loc[usable, "model_energy_nats"] = energy
+    table.loc[usable, "anchor_log_weight"] = log_weight
+    return table.assign(anchor_step=gamma, anchor_excess=excess, anchor_tilt=tilt), of_training
+
+
+def _moved(
+    this: Round, conformers: Conformers, rows: pd.DataFrame, last: pd.DataFrame | None, model: Denoiser
+) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"], float]:
+    """Model energies, log-weights of which all take one step towards e^(−βE)/p_θ, and its γ."""
+    energy = _model_energies(this, conformers, rows, model)
+    ratio = truncated(rows["log_weight"].to_numpy() + energy)
+    log_weight, gamma = tempered_step(
+        _started(_weights_before(rows, last)),
+        ratio,
+        largest_step=this.align.anchor_step,
+        ess_fraction=this.align.anchor_ess_fraction,
+    )
+    return energy, log_weight, gamma
+
+
+def _weighed_once(
+    this: Round,
+    conformers: Conformers,
+    rows: pd.DataFrame,
+    last: pd.DataFrame | None,
+    model: Denoiser,
+    excess: float,
+) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"], float]:
+    """Model energies of what is new to the pool (of the rest NaN), log-weights after a step of the new ones, and its γ.
+
+    ``excess`` is that of the round's first model over what it learned.
+    """
     before = _weights_before(rows, last)
     known = np.isfinite(before)
-    started = np.where(known, before - (logmeanexp(before[known]) if known.any() else 0.0), 0.0)
-    moved = ~known if align.anchor_update == "new" and not known.all() else np.ones_like(known)
-    energy = _model_energies(this, conformers, rows[moved], model)
-    ratio = rows["log_weight"].to_numpy()[moved] + energy
-    if align.anchor_update == "new":
-        if align.energy_feedback and last is None:
-            ratio += _density_of_training(rows, this.parent)
-        ratio = _of_each(lambda r: pareto_smoothed(r)[0], ratio, sources[moved])
-    else:
-        ratio = truncated(ratio)
-    started[moved], gamma = tempered_step(
-        started[moved], ratio, largest_step=align.anchor_step, ess_fraction=align.anchor_ess_fraction
+    new = np.ones_like(known) if known.all() else ~known  # a round that brought nothing weighs all once more
+    sources = rows["source"].to_numpy()
+    energy = np.full(len(rows), np.nan)
+    energy[new] = _model_energies(this, conformers, rows[new], model)
+    ratio = rows["log_weight"].to_numpy()[new] + energy[new]
+    if last is None:
+        ratio += _density_of_training(rows, this.parent, excess)
+    log_weight = _started(before)
+    log_weight[new], gamma = tempered_step(
+        log_weight[new],
+        _of_each(lambda r: pareto_smoothed(r)[0], ratio, sources[new]),
+        largest_step=this.align.anchor_step,
+        ess_fraction=this.align.anchor_ess_fraction,
     )
-    if align.anchor_update == "new":
-        # Each source stands for the whole by itself: an error that all of its densities share counts for nothing.
-        started = _of_each(_to_effective_size, started, sources)
-    excess = tilt = 0.0
-    if align.energy_feedback:
-        excess = _expected_excess(rows, this.parent, last)
-        started, tilt = tilted(started, _reduced_energies(rows), excess)
-    energies = np.full(len(started), np.nan)
-    energies[moved] = energy
-    table.loc[usable, "model_energy_nats"] = energies
-    table.loc[usable, "anchor_log_weight"] = started - logsumexp(started)
-    return table.assign(anchor_step=gamma, anchor_excess=excess, anchor_tilt=tilt), None
+    # Each source stands for the whole by itself: an error that all of its densities share counts for nothing.
+    return energy, _of_each(_to_effective_size, log_weight, sources), gamma
 
 
 def _weights_before(rows: pd.DataFrame, last: pd.DataFrame | None) -> Float[np.ndarray, " conformers"]:
@@ -107,6 +131,12 @@ def _weights_before(rows: pd.DataFrame, last: pd.DataFrame | None) -> Float[np.n
     keys = ["system", "source", "conformer"]
     merged = rows[keys].merge(last[keys].assign(before=_untilted(last)), how="left", on=keys, validate="one_to_one")
     return merged["before"].to_numpy(dtype=np.float64)
+
+
+def _started(before: Float[np.ndarray, " conformers"]) -> Float[np.ndarray, " conformers"]:
+    """Log-weights that a step starts from: those before, of mean 0, and 0 for conformers that had none."""
+    known = np.isfinite(before)
+    return np.where(known, before - (logmeanexp(before[known]) if known.any() else 0.0), 0.0)
 
 
 def _untilted(last: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
@@ -146,14 +176,14 @@ def _learned(rows: pd.DataFrame, last: pd.DataFrame | None) -> pd.DataFrame:
     return last[(last["system"] == rows["system"].iloc[0]) & np.isfinite(last["anchor_log_weight"])]
 
 
-def _density_of_training(rows: pd.DataFrame, parent: str) -> Float[np.ndarray, " conformers"]:
+def _density_of_training(rows: pd.DataFrame, parent: str, excess: float) -> Float[np.ndarray, " conformers"]:
     """ln q/m of conformers of training MD, up to a constant, and 0 of samples: q draws too high, and MD is not q's.
 
-    The pretrained model's density q lies an excess above the MD's, m ∝ q e^{−λu} with the λ that takes it off.
+    The pretrained model's density q lies ``excess`` above the MD's, m ∝ q e^{−λu} with the λ that takes it off.
     """
-    u, excess = _reduced_energies(rows), _seen_excess(rows, parent, None)
-    if excess is None:
+    if excess == 0:
         return np.zeros(len(rows))
+    u = _reduced_energies(rows)
     drawn = u[(rows["source"] == parent).to_numpy()]
     _, slope = tilted(np.zeros(len(drawn)), drawn, excess)
     return np.where(rows["source"] == "training", slope * u, 0.0)
@@ -170,7 +200,7 @@ def _bridged(
 ) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"], Float[np.ndarray, " frames"]]:
     """Model energies and log-weights of training MD and the samples of the round's first model, as one pool.
 
-    And log-weights of all training MD, scored or not, by itself.
+    And weights of all training MD, scored or not, beside a pool whose weights sum to 1.
 
     Raises:
         StageError: one of the two has no energies, or the molecule has no torsions.
@@ -189,7 +219,10 @@ def _bridged(
     ratio = rows["log_weight"].to_numpy() + energy
     bridge = find_bridge(ratio, from_md, waves)
     training = torsion_waves(Ensemble(molecule, conformers.positions_nm.cpu().numpy()))
-    return energy, bridge.log_weights(ratio, waves), bridge.md_log_weights(training)
+    log_weight, of_training = bridge.log_weights(ratio, waves), bridge.md_log_weights(training)
+    # Both have the right mean: each counts by its effective sample size.
+    share = effective_sample_size(of_training) / effective_sample_size(log_weight)
+    return energy, log_weight, share * np.exp(of_training - logsumexp(of_training))
 
 
 def _model_energies(

@@ -250,6 +250,7 @@ def _weights(config: Config, rng: np.random.Generator) -> pd.DataFrame:
                     "temperature_kelvin": 300.0,
                     "log_weight": log_weight,
                     "ess": ess,
+                    "anchor_log_weight": -np.log(100),
                 }
             )
         )

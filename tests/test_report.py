@@ -284,7 +284,7 @@ def test_cautions_name_what_went_wrong(opened, tmp_path):
         )
     other = collect.Run(tmp_path, opened.settings, opened.metrics, opened.summary, opened.record)
     text = " ".join(findings.cautions(other))
-    assert "1.3 effective of 100 of ala in round 1" in text
+    assert "1.3 effective of 100 of ala in round 1 (its anchor's on 100)" in text
     assert "The weights of tri in round 2 were tempered to 900 K." in text
 
 

@@ -25,6 +25,7 @@ from ancdiff.corridor import (
 )
 from ancdiff.molecules import Ensemble
 from ancdiff.units import thermal_energy_kj_mol
+from ancdiff.weights import effective_sample_size
 
 _OBJECTIVE_WORDS = {
     "eba": "EBA",
@@ -223,7 +224,11 @@ def training_curve(run: Run, model: str) -> pd.DataFrame | None:
 
 
 def pool_weights(run: Run) -> pd.DataFrame:
-    """One row per aligned model and system: effective sample size, conformers and temperature of its pool."""
+    """One row per aligned model and system: effective sample sizes, conformers and temperature of its pool.
+
+    ``ess`` is that of the Boltzmann weights, by which the objective compares conformers, and ``anchor_ess`` that of the
+    importance weights that the anchor learns by (NaN where there are none).
+    """
     rows = []
     for model in run.models:
         name, path = split_model(model), run.layout.model(model).parent / "weights.parquet"
@@ -237,12 +242,18 @@ def pool_weights(run: Run) -> pd.DataFrame:
                     "round": name.round_number,
                     "system": system,
                     "ess": float(pool["ess"].iloc[0]),
+                    "anchor_ess": _effective(pool["anchor_log_weight"]),
                     "conformers": len(pool),
                     "temperature_kelvin": float(pool["temperature_kelvin"].iloc[0]),
                 }
             )
-    columns = ["model", "objective", "round", "system", "ess", "conformers", "temperature_kelvin"]
+    columns = ["model", "objective", "round", "system", "ess", "anchor_ess", "conformers", "temperature_kelvin"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _effective(log_weight: pd.Series) -> float:
+    """Effective sample size of weights; NaN where none is above zero."""
+    return effective_sample_size(log_weight.to_numpy()) if np.isfinite(log_weight).any() else np.nan
 
 
 def stage_times(run: Run) -> pd.DataFrame:

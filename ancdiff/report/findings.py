@@ -141,10 +141,11 @@ def cautions(run: Run) -> list[str]:
     pools = pools[pools["objective"] != "none"]
     if len(pools) and (pools["ess"] < _FEW_EFFECTIVE).any():
         few = _rows(pools.sort_values("ess"))[0]
+        anchor = f" (its anchor's on {few.anchor_ess:.0f})" if np.isfinite(few.anchor_ess) else ""
         out.append(
-            f"The weights of some pools rest on few conformers: {few.ess:.1f} effective of {few.conformers:,} of "
-            f"{few.system} in {_round_words(few.model)}. More samples, or a target effective sample size "
-            "(align.temper), help."
+            f"The objective's weights of some pools rest on few conformers: {few.ess:.1f} effective of "
+            f"{few.conformers:,} of {few.system} in {_round_words(few.model)}{anchor}. More samples, or a target "
+            "effective sample size (align.temper), help."
         )
     said = [
         f"{system} was left out of the round that made {record['artifact']}: {why}."
