@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ancdiff.artifacts import read_ensemble, read_molecule, read_table
-from ancdiff.bridge import find_bridge, torsion_waves
+from ancdiff.bridge import bias_of_temperature, find_bridge, torsion_waves
 from ancdiff.config import DiffusionSettings, LineSettings
 from ancdiff.corridor import Layout, split_model
 from ancdiff.denoiser.network import Denoiser
@@ -46,6 +46,17 @@ class Round:
     threads: int
 
 
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """What an update gives the conformers of a pool."""
+
+    model_energy_nats: Float[np.ndarray, " conformers"]  # NaN where it was not needed
+    log_weight: Float[np.ndarray, " conformers"]  # up to a constant
+    gamma: float = np.nan  # of the step
+    md_kelvin: float = np.nan  # at which the training MD was found to be
+    of_training: Float[np.ndarray, " frames"] | None = None  # weights of all training MD, where the pool's sum to 1
+
+
 def anchored(
     this: Round, conformers: Conformers, weights: pd.DataFrame, last: pd.DataFrame | None, model: Denoiser
 ) -> tuple[pd.DataFrame, Float[np.ndarray, " frames"] | None]:
@@ -57,30 +68,30 @@ def anchored(
     what comes out. Those without an energy get −∞. Where nothing asks for these weights they are not worked out.
     """
     align = this.align
-    table = weights.assign(model_energy_nats=np.nan, anchor_log_weight=-np.inf, anchor_step=np.nan)
-    table = table.assign(anchor_excess=0.0, anchor_tilt=0.0)
+    columns = ["model_energy_nats", "anchor_step", "anchor_excess", "anchor_tilt", "anchor_md_kelvin"]
+    table = weights.assign(**dict.fromkeys(columns, np.nan), anchor_log_weight=-np.inf)
     if align.anchor == 0 and align.validate_every_steps == 0:
         return table, None
     usable = np.isfinite(weights["log_weight"].to_numpy())
     rows = weights[usable]
-    gamma, of_training = np.nan, None
-    excess = _expected_excess(rows, this.parent, last) if align.energy_feedback else 0.0
     if align.anchor_update == "bridge":
-        energy, log_weight, of_training = _bridged(this, conformers, rows, model)
+        found = _bridged(this, conformers, rows, model)
     elif align.anchor_update == "new":
-        energy, log_weight, gamma = _weighed_once(this, conformers, rows, last, model, excess)
+        found = _weighed_once(this, conformers, rows, last, model)
     else:
-        energy, log_weight, gamma = _moved(this, conformers, rows, last, model)
-    log_weight, tilt = tilted(log_weight, _reduced_energies(rows), excess)
-    table.loc[usable, "model_energy_nats"] = energy
+        found = _moved(this, conformers, rows, last, model)
+    excess = _expected_excess(rows, this.parent, last) if align.energy_feedback else 0.0
+    log_weight, tilt = tilted(found.log_weight, _reduced_energies(rows), excess)
+    table.loc[usable, "model_energy_nats"] = found.model_energy_nats
     table.loc[usable, "anchor_log_weight"] = log_weight
-    return table.assign(anchor_step=gamma, anchor_excess=excess, anchor_tilt=tilt), of_training
+    of_all = {"anchor_step": found.gamma, "anchor_md_kelvin": found.md_kelvin}
+    return table.assign(**of_all, anchor_excess=excess, anchor_tilt=tilt), found.of_training
 
 
 def _moved(
     this: Round, conformers: Conformers, rows: pd.DataFrame, last: pd.DataFrame | None, model: Denoiser
-) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"], float]:
-    """Model energies, log-weights of which all take one step towards e^(−βE)/p_θ, and its γ."""
+) -> Weighed:
+    """All weights take one step towards e^(−βE)/p_θ."""
     energy = _model_energies(this, conformers, rows, model)
     ratio = truncated(rows["log_weight"].to_numpy() + energy)
     log_weight, gamma = tempered_step(
@@ -89,21 +100,13 @@ def _moved(
         largest_step=this.align.anchor_step,
         ess_fraction=this.align.anchor_ess_fraction,
     )
-    return energy, log_weight, gamma
+    return Weighed(energy, log_weight, gamma)
 
 
 def _weighed_once(
-    this: Round,
-    conformers: Conformers,
-    rows: pd.DataFrame,
-    last: pd.DataFrame | None,
-    model: Denoiser,
-    excess: float,
-) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"], float]:
-    """Model energies of what is new to the pool (of the rest NaN), log-weights after a step of the new ones, and its γ.
-
-    ``excess`` is that of the round's first model over what it learned.
-    """
+    this: Round, conformers: Conformers, rows: pd.DataFrame, last: pd.DataFrame | None, model: Denoiser
+) -> Weighed:
+    """Conformers that are new to the pool get weights e^(−βE)/p of what drew them; the others keep theirs."""
     before = _weights_before(rows, last)
     known = np.isfinite(before)
     new = np.ones_like(known) if known.all() else ~known  # a round that brought nothing weighs all once more
@@ -111,17 +114,22 @@ def _weighed_once(
     energy = np.full(len(rows), np.nan)
     energy[new] = _model_energies(this, conformers, rows[new], model)
     ratio = rows["log_weight"].to_numpy()[new] + energy[new]
-    if last is None:
-        ratio += _density_of_training(rows, this.parent, excess)
+    importance = _of_each(lambda r: pareto_smoothed(r)[0], ratio, sources[new])
+    kelvin = np.nan
+    if last is None and this.align.anchor_md == "temperature":
+        from_md, u = _two_ends(this, rows[new]), _reduced_energies(rows[new])
+        slope = bias_of_temperature(ratio, from_md, u)
+        importance[from_md] = -slope * u[from_md]
+        kelvin = float(rows["temperature_kelvin"].iloc[0]) / (1.0 - slope) if slope < 1.0 else np.inf
+    # Each source stands for the whole by itself: an error that all of its densities share counts for nothing.
     log_weight = _started(before)
     log_weight[new], gamma = tempered_step(
         log_weight[new],
-        _of_each(lambda r: pareto_smoothed(r)[0], ratio, sources[new]),
+        _of_each(_to_effective_size, importance, sources[new]),
         largest_step=this.align.anchor_step,
         ess_fraction=this.align.anchor_ess_fraction,
     )
-    # Each source stands for the whole by itself: an error that all of its densities share counts for nothing.
-    return energy, _of_each(_to_effective_size, log_weight, sources), gamma
+    return Weighed(energy, _of_each(_to_effective_size, log_weight, sources), gamma, kelvin)
 
 
 def _weights_before(rows: pd.DataFrame, last: pd.DataFrame | None) -> Float[np.ndarray, " conformers"]:
@@ -176,43 +184,19 @@ def _learned(rows: pd.DataFrame, last: pd.DataFrame | None) -> pd.DataFrame:
     return last[(last["system"] == rows["system"].iloc[0]) & np.isfinite(last["anchor_log_weight"])]
 
 
-def _density_of_training(rows: pd.DataFrame, parent: str, excess: float) -> Float[np.ndarray, " conformers"]:
-    """ln q/m of conformers of training MD, up to a constant, and 0 of samples: q draws too high, and MD is not q's.
-
-    The pretrained model's density q lies ``excess`` above the MD's, m ∝ q e^{−λu} with the λ that takes it off.
-    """
-    if excess == 0:
-        return np.zeros(len(rows))
-    u = _reduced_energies(rows)
-    drawn = u[(rows["source"] == parent).to_numpy()]
-    _, slope = tilted(np.zeros(len(drawn)), drawn, excess)
-    return np.where(rows["source"] == "training", slope * u, 0.0)
-
-
 def _reduced_energies(rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
     """βE at the temperature of the weights."""
     thermal = rows["temperature_kelvin"].map(thermal_energy_kj_mol)
     return (rows["energy_kj_mol"] / thermal).to_numpy(dtype=np.float64)
 
 
-def _bridged(
-    this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser
-) -> tuple[Float[np.ndarray, " conformers"], Float[np.ndarray, " conformers"], Float[np.ndarray, " frames"]]:
-    """Model energies and log-weights of training MD and the samples of the round's first model, as one pool.
-
-    And weights of all training MD, scored or not, beside a pool whose weights sum to 1.
+def _bridged(this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser) -> Weighed:
+    """Training MD and the samples of the round's first model weighed as one pool, and all training MD beside it.
 
     Raises:
         StageError: one of the two has no energies, or the molecule has no torsions.
     """
-    from_md = (rows["source"] == "training").to_numpy()
-    if from_md.all() or not from_md.any():
-        missing = "samples" if from_md.all() else "frames of training MD"
-        raise StageError(
-            f"{conformers.system} has no {missing} with energies, and its weights bridge the two",
-            where=f"align from {this.parent}",
-            fix="look at the status column of its score tables",
-        )
+    from_md = _two_ends(this, rows)
     molecule = read_molecule(this.layout.topology(conformers.system))
     waves = torsion_waves(Ensemble(molecule, positions_of(this.layout, conformers.system, rows)))
     energy = _model_energies(this, conformers, rows, model)
@@ -222,7 +206,24 @@ def _bridged(
     log_weight, of_training = bridge.log_weights(ratio, waves), bridge.md_log_weights(training)
     # Both have the right mean: each counts by its effective sample size.
     share = effective_sample_size(of_training) / effective_sample_size(log_weight)
-    return energy, log_weight, share * np.exp(of_training - logsumexp(of_training))
+    return Weighed(energy, log_weight, of_training=share * np.exp(of_training - logsumexp(of_training)))
+
+
+def _two_ends(this: Round, rows: pd.DataFrame) -> Bool[np.ndarray, " conformers"]:
+    """Which conformers come from training MD, where a bridge is to find their weights.
+
+    Raises:
+        StageError: MD has no energies, or the samples have none.
+    """
+    from_md = (rows["source"] == "training").to_numpy()
+    if from_md.all() or not from_md.any():
+        missing = "samples" if from_md.all() else "frames of training MD"
+        raise StageError(
+            f"{rows['system'].iloc[0]} has no {missing} with energies, and its weights bridge the two",
+            where=f"align from {this.parent}",
+            fix="look at the status column of its score tables",
+        )
+    return from_md
 
 
 def _model_energies(

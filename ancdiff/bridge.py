@@ -16,6 +16,10 @@ than that it is normalised over conformers and whatever random numbers r takes, 
 torsions this is Bennett's acceptance ratio. Frames of which r is not known have weights as well, e^{−g}: those of MD
 alone.
 
+MD that is at equilibrium at another temperature has the bias g = λβE (`bias_of_temperature`), and weights e^{−g} have
+none of what r has by chance. Weights e^r of frames are off where r takes random numbers, those of a path: its ω has the
+mean q, but 1/ω a mean that is higher, by e^{σ²} where ln ω is Gaussian; and σ² changes with the energy.
+
 References: Bennett 1976, J. Comput. Phys. 22, 245; Geyer 1994 (reverse logistic regression), Minnesota technical report
 568; Meng and Wong 1996, Statistica Sinica 6, 831; Shirts and Chodera 2008, J. Chem. Phys. 129, 124105.
 """
@@ -103,3 +107,20 @@ def find_bridge(
     started = np.zeros(features.shape[1])
     found = minimize(loss, started, jac=True, method="L-BFGS-B", options={"maxiter": 10_000, "gtol": 1e-6}).x
     return Bridge(constant=float(found[0]) - middle, coefficients=found[1:])
+
+
+def bias_of_temperature(
+    log_ratio: Float[np.ndarray, " conformers"],
+    from_md: Bool[np.ndarray, " conformers"],
+    reduced_energy: Float[np.ndarray, " conformers"],
+) -> float:
+    """λ of MD at another temperature, m ∝ e^{−βE + λβE}, from r = −βE − ln q and βE of frames and model samples.
+
+    The MD's temperature is T/(1 − λ). λ is 0 where all energies are alike.
+
+    Raises:
+        ValueError: there are no frames, or no samples.
+    """
+    spread = float(np.std(reduced_energy)) or 1.0
+    standard = (reduced_energy - reduced_energy.mean()) / spread
+    return float(find_bridge(log_ratio, from_md, standard[:, None]).coefficients[0]) / spread

@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from ancdiff.artifacts import read_ensemble
 from ancdiff.basins import ramachandran
-from ancdiff.bridge import find_bridge, torsion_waves
+from ancdiff.bridge import bias_of_temperature, find_bridge, torsion_waves
 from ancdiff.config import LineSettings
 from ancdiff.errors import StageError
 from ancdiff.molecules import Ensemble
@@ -132,6 +132,48 @@ def test_a_constant_and_the_order_change_nothing() -> None:
 def test_a_bridge_needs_both_ends(side: bool) -> None:
     with pytest.raises(ValueError, match="two ends"):
         find_bridge(np.zeros(4), np.full(4, side), np.zeros((4, 2)))
+
+
+MODES = 33  # of a cluster of 13 particles, or nearly: a mean energy of 16.5 kT
+
+
+def hot_frames_and_samples(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """r, where from, and βE of harmonic modes: frames at 1.2 times the temperature, and a model a little hotter yet.
+
+    ln ω has the variance σ² = 1.3 − 0.02 (βE − 20): it is ln q − σ²/2 + σa for paths from a frame, and for those of
+    samples, which ω itself weighs, ln q + σ²/2 + σa.
+    """
+    rng = np.random.default_rng(seed)
+    from_md = np.arange(9000) < 7500
+    u = rng.gamma(0.5 * MODES, np.where(from_md, 1.2, 1.25))
+    variance = 1.3 - 0.02 * (u - 20.0)
+    path = np.sqrt(variance) * rng.standard_normal(len(u)) + np.where(from_md, -0.5, 0.5) * variance
+    return -u - (-u / 1.25 + path), from_md, u
+
+
+def test_the_temperature_of_md_is_found_and_its_frames_have_the_boltzmann_mean() -> None:
+    found, by_bridge, by_ratio, by_samples = [], [], [], []
+    for seed in range(20):
+        ratio, from_md, u = hot_frames_and_samples(seed)
+        slope = bias_of_temperature(ratio, from_md, u)
+        found.append(1.0 / (1.0 - slope))
+        for means, weight, e in (
+            (by_bridge, -slope * u[from_md], u[from_md]),
+            # As if drawn by the model, with what its energies are too high by taken off: its paths' noise is left.
+            (by_ratio, ratio[from_md] + (1 / 1.2 - 1 / 1.25) * u[from_md], u[from_md]),
+            (by_samples, ratio[~from_md], u[~from_md]),
+        ):
+            means.append(float(np.average(e, weights=np.exp(weight - weight.max()))))
+    exact = 0.5 * MODES
+    assert np.mean(found) == pytest.approx(1.2, abs=0.005)
+    assert np.std(found) < 0.02
+    assert np.mean(by_bridge) == pytest.approx(exact, abs=0.1)
+    assert np.mean(by_ratio) < exact - 0.2
+    assert np.std(by_bridge) < 0.5 * np.std(by_samples)
+
+
+def test_md_without_differences_of_energy_has_no_temperature_of_its_own() -> None:
+    assert bias_of_temperature(np.zeros(10), np.arange(10) < 5, np.full(10, 3.0)) == 0.0
 
 
 def test_waves_of_a_peptide() -> None:

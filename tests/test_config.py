@@ -205,3 +205,9 @@ def test_alignment_by_paths_needs_samples_that_have_them() -> None:
 def test_feedback_needs_the_energies_of_all_that_is_learned() -> None:
     with pytest.raises(ConfigError, match="'energy_feedback' needs the energies"):
         parse_config({"align": {"anchor_update": "bridge", "replay_models": 1, "energy_feedback": True}})
+
+
+@pytest.mark.parametrize("update", ["all", "bridge"])
+def test_md_at_a_temperature_is_weighed_once(update: str) -> None:
+    with pytest.raises(ConfigError, match="set 'anchor_update: new'"):
+        parse_config({"align": {"anchor_update": update, "replay_models": 1, "anchor_md": "temperature"}})

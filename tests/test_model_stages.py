@@ -473,17 +473,31 @@ def test_the_excess_of_fine_tuning_is_smoothed_over_rounds(parent: str, excess: 
     assert found == pytest.approx(excess)
 
 
-def test_training_md_is_weighed_by_its_own_density_where_the_model_draws_too_high() -> None:
-    """The model has the MD's density times e^{u/8}: energies of variance 4 lie half a kT above it."""
-    uniform = (np.arange(2001) + 0.5) / 2001
-    md = 2.0 * torch.special.ndtri(torch.tensor(uniform)).numpy()
-    energy = thermal_energy_kj_mol(300.0) * np.concatenate([md, md + 0.5])
-    rows = pd.DataFrame({"system": "ala", "temperature_kelvin": 300.0, "energy_kj_mol": energy})
-    rows["source"] = np.repeat(["training", "pretrain"], 2001)
-    ratio = anchor._density_of_training(rows, "pretrain")
-    np.testing.assert_allclose(ratio[:2001], md / 8, atol=0.02)  # energies are truncated in their means
-    assert not ratio[2001:].any()
-    assert not anchor._density_of_training(rows[rows["source"] == "training"], "pretrain").any()
+def test_training_md_is_weighed_by_its_temperature(results: Path) -> None:
+    first, second = second_round(
+        results, anchor_update="new", anchor_step=1.0, anchor_ess_fraction=0.01, anchor_md="temperature"
+    )
+    md = first[first["source"] == "training"]
+    (kelvin,) = set(first["anchor_md_kelvin"])
+    u = md["energy_kj_mol"] / thermal_energy_kj_mol(300.0)
+    slope = np.diff(md["anchor_log_weight"]) / np.diff(u)
+    np.testing.assert_allclose(slope, 300.0 / kelvin - 1.0, atol=1e-6)
+    # Samples have weights of their own, and frames keep theirs.
+    drawn = first[first["source"] == "pretrain"]
+    smoothed, _ = pareto_smoothed((drawn["log_weight"] + drawn["model_energy_nats"]).to_numpy())
+    assert np.ptp(drawn["anchor_log_weight"] - smoothed) < 1e-9
+    both = second.merge(md, on=["source", "conformer"], suffixes=("", "_before"))
+    assert np.ptp(both["anchor_log_weight"] - both["anchor_log_weight_before"]) < 1e-9
+    assert second["anchor_md_kelvin"].isna().all()
+
+
+def test_md_at_a_temperature_needs_samples_to_tell_it(results: Path) -> None:
+    path = results / "score" / "pretrain" / "ala.parquet"
+    table = read_table(path)
+    table["status"], table["energy_kj_mol"] = "not_finite", np.nan
+    write_table(path, table)
+    with pytest.raises(StageError, match="no samples with energies, and its weights bridge the two"):
+        run_align(results, "eba_round1", align={"anchor_update": "new", "anchor_md": "temperature"})
 
 
 def test_the_pool_holds_the_latest_models_alone(results: Path) -> None:

@@ -179,6 +179,11 @@ class LineSettings(Section):
         description="whose weights a round moves: all, or those of conformers new to the pool; or none: it finds those "
         "of MD and the latest samples by bridge sampling",
     )
+    anchor_md: Literal["model", "temperature"] = Field(
+        default="model",
+        description="what anchor_update: new weighs training MD by: the pretrained model's density, or a temperature of "
+        "its own, which a bridge to that model's samples finds",
+    )
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
     )
@@ -219,6 +224,12 @@ class LineSettings(Section):
                 "'anchor_energy: path' knows training MD and the samples of a round's first model: set 'anchor_update' "
                 "to 'new' or 'bridge'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _md_weighed_once(self) -> "LineSettings":
+        if self.anchor_md == "temperature" and self.anchor_update != "new":
+            raise ValueError("'anchor_md: temperature' weighs training MD once: set 'anchor_update: new'")
         return self
 
     @model_validator(mode="after")
