@@ -181,8 +181,8 @@ class LineSettings(Section):
     )
     anchor_md: Literal["model", "temperature"] = Field(
         default="model",
-        description="what anchor_update: new weighs training MD by: the pretrained model's density, or a temperature of "
-        "its own, which a bridge to that model's samples finds",
+        description="what anchor_update: new weighs training MD by: the pretrained model's density, or a temperature "
+        "of its own, which a bridge to that model's samples finds",
     )
     anchor_ess_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05, description="γ is lowered until the anchor's effective sample size is this share of the pool"
