@@ -473,6 +473,12 @@ def test_the_excess_of_fine_tuning_is_smoothed_over_rounds(parent: str, excess: 
     assert found == pytest.approx(excess)
 
 
+def lose_energies(results: Path, ensemble: str) -> None:
+    path = Layout(results).energies(ensemble, "ala")
+    table = read_table(path)
+    write_table(path, table.assign(status="not_finite", energy_kj_mol=np.nan))
+
+
 def test_training_md_is_weighed_by_its_temperature(results: Path) -> None:
     first, second = second_round(
         results, anchor_update="new", anchor_step=1.0, anchor_ess_fraction=0.01, anchor_md="temperature"
@@ -492,10 +498,7 @@ def test_training_md_is_weighed_by_its_temperature(results: Path) -> None:
 
 
 def test_md_at_a_temperature_needs_samples_to_tell_it(results: Path) -> None:
-    path = results / "score" / "pretrain" / "ala.parquet"
-    table = read_table(path)
-    table["status"], table["energy_kj_mol"] = "not_finite", np.nan
-    write_table(path, table)
+    lose_energies(results, "pretrain")
     with pytest.raises(StageError, match="no samples with energies, and its weights bridge the two"):
         run_align(results, "eba_round1", align={"anchor_update": "new", "anchor_md": "temperature"})
 
@@ -618,10 +621,7 @@ def test_a_round_by_bridge_sampling(results: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_bridge_with_one_end_leaves_the_system_out(results: Path) -> None:
-    path = results / "score" / "training" / "ala.parquet"
-    table = read_table(path)
-    table["status"], table["energy_kj_mol"] = "not_finite", np.nan
-    write_table(path, table)
+    lose_energies(results, "training")
     with pytest.raises(StageError, match="no frames of training MD with energies, and its weights bridge the two"):
         bridged(results)
 
