@@ -63,9 +63,10 @@ def anchored(
     """One system's weights with the model energies of its pool and the anchor's weights, moved one step.
 
     A conformer starts with the mean weight of the others: MD in round 1, samples in the round after they were drawn;
-    with ``anchor_update: new`` they are then weighed once, with smoothed tails, and each source counts by its effective
-    sample size; with ``bridge`` all weights are found anew, and all training MD has some. ``energy_feedback`` tilts
-    what comes out. Those without an energy get −∞. Where nothing asks for these weights they are not worked out.
+    with ``anchor_update: new`` they are then weighed once, with smoothed tails (MD by its temperature, where
+    ``anchor_md`` says so), and each source counts by its effective sample size; with ``bridge`` all weights are found
+    anew, and all training MD has some. ``energy_feedback`` tilts what comes out. Those without an energy get −∞. Where
+    nothing asks for these weights they are not worked out.
     """
     align = this.align
     columns = ["model_energy_nats", "anchor_step", "anchor_excess", "anchor_tilt", "anchor_md_kelvin"]
