@@ -95,12 +95,7 @@ def _moved(
     """All weights take one step towards e^(−βE)/p_θ."""
     energy = _model_energies(this, conformers, rows, model)
     ratio = truncated(rows["log_weight"].to_numpy() + energy)
-    log_weight, gamma = tempered_step(
-        _started(_weights_before(rows, last)),
-        ratio,
-        largest_step=this.align.anchor_step,
-        ess_fraction=this.align.anchor_ess_fraction,
-    )
+    log_weight, gamma = _stepped(this, _started(_weights_before(rows, last)), ratio)
     return Weighed(energy, log_weight, gamma)
 
 
@@ -124,13 +119,17 @@ def _weighed_once(
         kelvin = float(rows["temperature_kelvin"].iloc[0]) / (1.0 - slope) if slope < 1.0 else np.inf
     # Each source stands for the whole by itself: an error that all of its densities share counts for nothing.
     log_weight = _started(before)
-    log_weight[new], gamma = tempered_step(
-        log_weight[new],
-        _of_each(_to_effective_size, importance, sources[new]),
-        largest_step=this.align.anchor_step,
-        ess_fraction=this.align.anchor_ess_fraction,
-    )
+    towards = _of_each(_to_effective_size, importance, sources[new])
+    log_weight[new], gamma = _stepped(this, log_weight[new], towards)
     return Weighed(energy, _of_each(_to_effective_size, log_weight, sources), gamma, kelvin)
+
+
+def _stepped(
+    this: Round, log_weight: Float[np.ndarray, " some"], ratio: Float[np.ndarray, " some"]
+) -> tuple[Float[np.ndarray, " some"], float]:
+    """Log-weights after a step along log-ratios, as long as the line allows, and its γ."""
+    largest, floor = this.align.anchor_step, this.align.anchor_ess_fraction
+    return tempered_step(log_weight, ratio, largest_step=largest, ess_fraction=floor)
 
 
 def _weights_before(rows: pd.DataFrame, last: pd.DataFrame | None) -> Float[np.ndarray, " conformers"]:

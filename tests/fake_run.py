@@ -223,7 +223,10 @@ def _write_records(root: Path, config: Config, rng: np.random.Generator) -> None
             }
         )
         write_table(folder / "metrics.parquet", align)
-        write_table(folder / "weights.parquet", _weights(config, rng))
+        weights = _weights(config, rng)
+        if split_model(model).line != "none":  # a control has no anchor
+            weights = weights.assign(anchor_log_weight=-np.log(100), anchor_md_kelvin=np.nan)
+        write_table(folder / "weights.parquet", weights)
         record = made_by("align", settings=config.model_dump(mode="json"), seed=seed)
         write_json(folder / "model.json", {"made_by": record})
     for name, seconds in (("pretrain", 61.5), ("align/eba_round1", 30.0), ("align/eba_round2", 31.0), ("dataset", 2.0)):
@@ -250,7 +253,6 @@ def _weights(config: Config, rng: np.random.Generator) -> pd.DataFrame:
                     "temperature_kelvin": 300.0,
                     "log_weight": log_weight,
                     "ess": ess,
-                    "anchor_log_weight": -np.log(100),
                 }
             )
         )

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """Two exact systems and a cloud that is not trained on, aligned for one round."""
+    """Two exact systems and a cloud that is not trained on, aligned for one round beside a control."""
     root = tmp_path_factory.mktemp("exact")
     run_everything(HERE / "tiny-particles.yaml", root)
     return Layout(root)
@@ -59,7 +59,7 @@ def test_metrics_that_apply_are_there_and_no_others(exact: Layout, points: Layou
         assert both <= metrics
         assert not metrics & {"ramachandran_jsd", "stereocentres_right", "clashes", "rmsf_nm", "bond_spread_nm"}
     error = measured[measured["metric"] == "equivariance_error_float64"]
-    assert len(error) == 2 * 3  # models × systems
+    assert len(error) == 3 * 3  # models × systems
     assert (error["value"] < 1e-12).all()
 
 

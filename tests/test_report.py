@@ -277,15 +277,17 @@ def test_cautions_name_what_went_wrong(opened, tmp_path):
     )
     for model in ("eba_round1", "eba_round2", "none_round1", "none_round2"):
         pool = read_table(opened.root / "align" / model / "weights.parquet")
-        hot = model == "eba_round2"
-        write_table(
-            tmp_path / "align" / model / "weights.parquet",
-            pool.assign(ess=1.3 if model == "eba_round1" else 60.0, temperature_kelvin=900.0 if hot else 300.0),
-        )
+        if model == "eba_round1":
+            pool = pool.assign(ess=1.3, anchor_md_kelvin=361.8)
+        elif model == "eba_round2":
+            pool = pool.assign(ess=60.0, temperature_kelvin=900.0)
+        write_table(tmp_path / "align" / model / "weights.parquet", pool)
     other = collect.Run(tmp_path, opened.settings, opened.metrics, opened.summary, opened.record)
     text = " ".join(findings.cautions(other))
     assert "1.3 effective of 100 of ala in round 1 (its anchor's on 100)" in text
     assert "The weights of tri in round 2 were tempered to 900 K." in text
+    assert "The training MD of tri was weighed as MD at 362 K in round 1" in text
+    assert "weighed as MD" not in " ".join(findings.cautions(opened))
 
 
 def test_a_long_list_of_one_caution_is_cut_with_the_worst_first(several):

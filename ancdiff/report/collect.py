@@ -224,17 +224,20 @@ def training_curve(run: Run, model: str) -> pd.DataFrame | None:
 
 
 def pool_weights(run: Run) -> pd.DataFrame:
-    """One row per aligned model and system: effective sample sizes, conformers and temperature of its pool.
+    """One row per aligned model and system: effective sample sizes, conformers and temperatures of its pool.
 
     ``ess`` is that of the Boltzmann weights, by which the objective compares conformers, and ``anchor_ess`` that of the
-    importance weights that the anchor learns by (NaN where there are none).
+    importance weights that the anchor learns by (NaN where there are none, as in a control, whose table lacks them).
+    ``md_kelvin`` is the temperature by which a round weighed the training MD (NaN where it did not).
     """
     rows = []
     for model in run.models:
         name, path = split_model(model), run.layout.model(model).parent / "weights.parquet"
         if name.round_number == 0 or not path.is_file():
             continue
-        for system, pool in read_table(path).groupby("system", sort=False):
+        table = read_table(path)
+        whole = table.reindex(columns=table.columns.union(["anchor_log_weight", "anchor_md_kelvin"]))
+        for system, pool in whole.groupby("system", sort=False):
             rows.append(
                 {
                     "model": model,
@@ -245,9 +248,11 @@ def pool_weights(run: Run) -> pd.DataFrame:
                     "anchor_ess": _effective(pool["anchor_log_weight"]),
                     "conformers": len(pool),
                     "temperature_kelvin": float(pool["temperature_kelvin"].iloc[0]),
+                    "md_kelvin": float(pool["anchor_md_kelvin"].iloc[0]),
                 }
             )
-    columns = ["model", "objective", "round", "system", "ess", "anchor_ess", "conformers", "temperature_kelvin"]
+    sizes, temperatures = ["ess", "anchor_ess", "conformers"], ["temperature_kelvin", "md_kelvin"]
+    columns = ["model", "objective", "round", "system", *sizes, *temperatures]
     return pd.DataFrame(rows, columns=columns)
 
 

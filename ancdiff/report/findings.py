@@ -161,6 +161,12 @@ def cautions(run: Run) -> list[str]:
         said.append(
             f"The weights of {row.system} in {_round_words(row.model)} were tempered to {row.temperature_kelvin:.0f} K."
         )
+    out += _first(said)
+    said = [
+        f"The training MD of {row.system} was weighed as MD at {row.md_kelvin:.0f} K in {_round_words(row.model)}: "
+        "right if its temperature is all that is wrong with it (align.anchor_md)."
+        for row in _rows(pools[pools["md_kelvin"].notna()])
+    ]
     return out + _first(said)
 
 
