@@ -64,6 +64,7 @@ def run(settings: StageConfig, *, results: Path, model: str, seed: int, threads:
     device = choose_device()
     denoiser, _ = load_denoiser(parent_path)
     denoiser.to(device).requires_grad_(True)
+    denoiser.compile_layers()
     split = read_table(results / "dataset" / "split.parquet")
     systems = [name for name, system in settings.systems.items() if system.split == "train"]
     data = [load_conformers(layout, name, split, "train", device) for name in systems]

@@ -1,6 +1,8 @@
 """What is looked at before a run's first job: that its systems can be worked on and its files are there."""
 
 import importlib.util
+import os
+import shutil
 from pathlib import Path
 
 from ancdiff.config import Config
@@ -14,8 +16,8 @@ def check_systems(config: Config) -> None:
     must agree on.
 
     Raises:
-        ConfigError: there is no system, or none to train on; a trained one, or a small molecule, has no energy; or a
-            rung of the ladder is below the run's temperature.
+        ConfigError: there is no system, or none to train on; a trained one, or a small molecule, has no energy; the
+            network cannot be translated; or a rung of the ladder is below the run's temperature.
         InputError: a file is missing.
     """
     if not config.systems:
@@ -56,6 +58,8 @@ def check_systems(config: Config) -> None:
             where="align.anchor_energy: path",
             fix="write  sample: {solver: ancestral, log_density: path}",
         )
+    if config.denoiser.compile:
+        _check_compiling(config)
     target = config.forcefield.temperature_kelvin
     if config.align.temper is not None and any(rung < target for rung in config.align.temper.ladder_kelvin):
         raise ConfigError(
@@ -73,6 +77,18 @@ def check_systems(config: Config) -> None:
                 where=f"systems.{name}",
                 fix="check the path (relative to the folder in which snakemake runs)",
             )
+
+
+def _check_compiling(config: Config) -> None:
+    """See that the network can be translated: that it is one of molecules, and that there is a compiler."""
+    asked = {"where": "denoiser.compile: true", "fix": "write  denoiser: {compile: false}"}
+    sets = [name for name, system in config.systems.items() if system.compounds]
+    if sets:
+        raise ConfigError(f"{', '.join(sets)}: the network of sets of compounds is not translated", **asked)
+    compiler = os.environ.get("CXX", "g++")  # as PyTorch looks for it
+    if shutil.which(compiler) is None:
+        asked["fix"] += f",  or install {compiler}"
+        raise ConfigError(f"there is no C++ compiler {compiler} to translate the network with", **asked)
 
 
 def _is_openmms(name: str) -> bool:

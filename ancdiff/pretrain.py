@@ -55,6 +55,7 @@ def run(settings: StageConfig, *, results: Path, model: str = PRETRAINED, seed: 
         chemistry = any(bool(conformers.graph.pair_kind.any()) for conformers in training)
         spread_nm = data_spread_nm(training)
         denoiser = Denoiser(settings.denoiser, sigma_data_nm=spread_nm, chemistry=chemistry).to(device)
+    denoiser.compile_layers()
     folder = layout.model(model).parent
     work = folder / ".work" / work_key(record)
     ema, metrics = train(

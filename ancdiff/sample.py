@@ -52,6 +52,8 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
     device = choose_device()
     denoiser, _ = load_denoiser(model)
     denoiser.to(device)
+    if settings.sample.log_density in ("none", "path"):  # the others differentiate the layers
+        denoiser.compile_layers()
     molecule = read_molecule(topology)
     denoise = denoiser.on(molecule_graph(molecule).to(device))
     way = ReversePath(denoise)
@@ -139,7 +141,7 @@ def draw_conformers(
         return draw_with_path_density(denoise, n_atoms, alone, **asked, posteriors=posteriors)[0]
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
     drawn = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for start in _starts(n_atoms, settings, float(sigma[0]), sigma_data_nm, generator, title):
             if settings.solver == "rk4":
                 batch = flow(denoise, start, sigma[:-1], trace=no_trace, order=4).positions_nm

@@ -51,6 +51,7 @@ def run(
     device = choose_device()
     denoiser, _ = load_denoiser(model)
     denoiser.to(device)
+    denoiser.compile_layers()
     ensemble = read_ensemble(conformers, topology=topology)
     scored = read_table(energies)
     chosen = scored["conformer"][scored["status"] == "ok"].to_numpy(dtype=np.int64)

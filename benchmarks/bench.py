@@ -2,11 +2,12 @@
 
     training   the five systems in one step, all threads           |  one conformer at a time, one thread
     optimiser  a step of Muon, one thread                          |  PyTorch's, in bfloat16
+    compiled   the network with its gradient, and without, one thread, layers in machine code  |  layers as they are
     sampling   a batch of conformers at once                      |  one conformer at a time
     overhead   `snakemake` on a finished run                      |  `snakemake --version`
     scoring    by size of the molecule, a table of its own (`benchmarks/scoring.py`)
 
-Prints a table; draws from fixed seeds. Some six minutes on two cores.
+Prints a table; draws from fixed seeds. Some eight minutes on two cores.
 """
 
 import os
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -123,6 +125,35 @@ def optimiser(config: Config, seconds: float) -> None:
     line(f"optimiser, {len(matrices)} matrices", here, there, "steps/s", "torch.optim.Muon (bfloat16)")
 
 
+def compiled(config: Config, ensemble: Ensemble, seconds: float) -> None:
+    """Conformers per second through the network, one thread; translating its layers first takes a minute."""
+    torch.manual_seed(1)
+    graph = molecule_graph(ensemble.molecule)
+    settings = config.denoiser.model_copy(update={"compile": True})
+    plain = Denoiser(settings, sigma_data_nm=0.2)
+    ours = deepcopy(plain)
+    ours.compile_layers()
+    x = centre(torch.as_tensor(ensemble.positions_nm[:32]))
+    sigma = torch.full((len(x),), 0.05)
+
+    def with_gradient(denoiser: Denoiser) -> int:
+        loss = denoiser.on(graph)(x, sigma).square().mean()
+        torch.autograd.grad(loss, list(denoiser.parameters()), allow_unused=True)
+        return len(x)
+
+    def without(denoiser: Denoiser) -> int:
+        with torch.no_grad():
+            denoiser.on(graph)(x, sigma)
+        return len(x)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for what, work in (("with its gradient", with_gradient), ("without", without)):
+        here, there = (rate(lambda d=d, work=work: work(d), seconds=seconds) for d in (ours, plain))
+        line(f"network, {what}, compiled", here, there, "conformers/s", "denoiser.compile: false")
+    torch.set_num_threads(threads)
+
+
 def sampling(config: Config, ensembles: dict[str, Ensemble], seconds: float) -> None:
     """Conformers per second, by the default solver and number of steps."""
     denoiser = Denoiser(config.denoiser, sigma_data_nm=0.2).eval().requires_grad_(False)
@@ -174,6 +205,7 @@ def main() -> None:
     print(f"{'what':34s} {'here':>10s} {'unit':14s} {'baseline':>10s}  {'the baseline is':48s} {'better':>8s}")
     training(config, ensembles, options.seconds)
     optimiser(config, options.seconds)
+    compiled(config, list(ensembles.values())[-1], options.seconds)
     sampling(config, ensembles, options.seconds)
     overhead()
     print()

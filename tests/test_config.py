@@ -192,6 +192,18 @@ def test_variants_reach_a_stage_whole() -> None:
     assert cold.temper is None
 
 
+def test_a_network_that_cannot_be_translated_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = {"systems": {"ala": {"sequence": "ACE-ALA-NME"}}, "denoiser": {"compile": True}}
+    monkeypatch.setenv("CXX", "sh")  # any program
+    check_systems(parse_config(raw))
+    with pytest.raises(ConfigError, match="sets of compounds is not translated"):
+        check_systems(parse_config(raw | {"systems": {"small": {"compounds": {"source": "made.tar.bz2"}}}}))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler no-such-compiler") as error:
+        check_systems(parse_config(raw))
+    assert "compile: false" in str(error.value)
+
+
 def test_alignment_by_paths_needs_samples_that_have_them() -> None:
     drawn = {"solver": "ancestral", "log_density": "path"}
     raw = {"systems": {"ala": {"sequence": "ACE-ALA-NME"}}, "align": {"anchor_energy": "path", "anchor_update": "new"}}

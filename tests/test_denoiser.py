@@ -1,5 +1,9 @@
 """The network: equivariant under rotations and shifts, not under reflections; stores and loads without loss."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +139,48 @@ def another_molecule(graph: MoleculeGraph) -> MoleculeGraph:
         "stereocentres": graph.stereocentres[:0],
     }
     return MoleculeGraph(**{**graph.__dict__, **other})
+
+
+_COMPILED = """
+from copy import deepcopy
+
+import torch
+
+from ancdiff.config import DenoiserSettings
+from ancdiff.denoiser.graph import molecule_graph
+from ancdiff.denoiser.network import Denoiser
+from ancdiff.testing import alanine_dipeptide
+
+torch.set_num_threads(1)
+ensemble = alanine_dipeptide()
+graph = molecule_graph(ensemble.molecule)
+clean = torch.as_tensor(ensemble.positions_nm)[0]
+plain = Denoiser(DenoiserSettings(features=16, pair_features=8, layers=1, compile=True), sigma_data_nm=0.15)
+compiled = deepcopy(plain)
+compiled.compile_layers()
+
+
+def results(denoiser, conformers):
+    x = clean + 0.02 * torch.randn(conformers, *clean.shape, generator=torch.Generator().manual_seed(1))
+    found = denoiser.on(graph)(x, torch.linspace(0.01, 0.1, conformers))
+    given = torch.autograd.grad(found.square().sum(), list(denoiser.parameters()), allow_unused=True)
+    return [found.detach(), *given]
+
+
+results(compiled, 5)
+torch.compiler.set_stance("fail_on_recompile")  # one program for any number of conformers
+for conformers in (5, 7):
+    for one, other in zip(results(plain, conformers), results(compiled, conformers), strict=True):
+        if one is not None:
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5 * float(one.abs().max()) + 1e-7)
+"""
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler here")
+def test_compiled_layers_say_the_same_whatever_the_number_of_conformers(tmp_path: Path) -> None:
+    # A process of its own: the checks of shapes and types that tests add cannot be translated.
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", _COMPILED], capture_output=True, text=True, env=environment, check=False
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -19,6 +19,10 @@ class DenoiserSettings(Section):
     type_scale: Positive = Field(
         default=0.25, description="compounds: length of an atom type's one-hot, in units of the data's spread"
     )
+    compile: bool = Field(
+        default=False,
+        description="translate the layers to machine code (needs a C++ compiler): a minute, then up to twice as fast",
+    )
 
 
 class DiffusionSettings(Section):

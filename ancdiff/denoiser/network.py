@@ -71,6 +71,16 @@ class Denoiser(nn.Module):
         parts = clean.split([x.shape[0] * x.shape[1] for x in noisy_nm])
         return [part.reshape(x.shape) for part, x in zip(parts, noisy_nm, strict=True)]
 
+    def compile_layers(self) -> None:
+        """Have the layers translated to machine code at their first use, where ``settings.compile`` asks for it.
+
+        Numbers change by rounding. A layer is one program for all of them, whatever the number of atoms and conformers;
+        copies of this denoiser are not translated. Not for traces: `torch.func` does not see through it.
+        """
+        if self.settings.compile:
+            for layer in self.network.layers:
+                layer.compile(dynamic=True)
+
     def on(self, graph: MoleculeGraph) -> "DenoiserOfMolecule":
         """This denoiser for one molecule, as the functions of `ancdiff.diffusion` take it."""
         return DenoiserOfMolecule(self, graph)
