@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from samplers import scored_with
 
 from ancdiff.artifacts import read_json, read_molecule, read_table
-from ancdiff.config import DiffusionSettings, ForcefieldSettings, SampleSettings, ScoreSettings
+from ancdiff.config import StageConfig
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import load_denoiser
@@ -50,12 +51,10 @@ def main() -> None:
     ensemble = layout.ensemble(asked.model, asked.system)
     molecule = read_molecule(ensemble.with_name("topology.pdb"))
     denoise = denoiser.on(molecule_graph(molecule))
-    sampled = read_json(ensemble.with_suffix(".json"))["settings"]
-    diffusion = DiffusionSettings(**sampled["diffusion"])
-    md_energies = layout.energies("training", asked.system)
-    md = read_table(md_energies)
-    scored = read_json(md_energies.with_suffix(".json"))["settings"]
-    forcefield, score = ForcefieldSettings(**scored["forcefield"]), ScoreSettings(**scored["score"])
+    sampled = StageConfig(read_json(ensemble.with_suffix(".json"))["settings"])
+    md = read_table(layout.energies("training", asked.system))
+    scored = scored_with(layout, asked.system)
+    kelvin = scored.forcefield.temperature_kelvin
     md_median = float(md["energy_kj_mol"][md["status"] == "ok"].median())
     print(f"{asked.model}, {asked.conformers} conformers of {asked.system}, {asked.paths} paths for each")
     print(
@@ -63,15 +62,17 @@ def main() -> None:
     )
     for steps, eta in product(asked.steps, asked.eta):
         changes = {"conformers": asked.conformers, "steps": steps, "eta": eta, "log_density_probes": asked.paths}
-        settings = SampleSettings(**sampled["sample"] | changes)
+        settings = sampled.sample.model_copy(update=changes)
         start = time.process_time()
         drawn = {"sigma_data_nm": denoiser.sigma_data_nm, "generator": torch.Generator().manual_seed(1)}
-        posteriors = path_posteriors(denoise, molecule.n_atoms, settings, diffusion, **drawn)
+        posteriors = path_posteriors(denoise, molecule.n_atoms, settings, sampled.diffusion, **drawn)
         positions, table = draw_with_path_density(denoise, molecule.n_atoms, settings, **drawn, posteriors=posteriors)
         seconds = (time.process_time() - start) / len(positions)
-        rows = Scorer(molecule, positions[0], forcefield, score).rows(np.arange(len(positions)), positions)
+        rows = Scorer(molecule, positions[0], scored.forcefield, scored.score).rows(
+            np.arange(len(positions)), positions
+        )
         energy = np.array([row["energy_kj_mol"] if row["status"] == "ok" else np.nan for row in rows])
-        found = measures(energy - md_median, table["log_density_nats"].to_numpy(), forcefield.temperature_kelvin)
+        found = measures(energy - md_median, table["log_density_nats"].to_numpy(), kelvin)
         print(f"{steps:6d}{eta:6.2f}{found}{seconds:13.3f}", flush=True)
 
 

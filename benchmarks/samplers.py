@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from ancdiff.artifacts import read_ensemble, read_json, read_table
 from ancdiff.basins import ramachandran
-from ancdiff.config import DiffusionSettings, ForcefieldSettings, SampleSettings, ScoreSettings
+from ancdiff.config import DiffusionSettings, SampleSettings, ScoreSettings, StageConfig
 from ancdiff.corridor import PRETRAINED, Layout
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import load_denoiser
@@ -62,7 +62,7 @@ def main() -> None:
     split = read_table(asked.results / "dataset" / "split.parquet")
     rows = split[(split["system"] == asked.system) & (split["md"] == "training")].sort_values("frame")
     sampling = Sampling(np.arange(len(md)), rows["half"].to_numpy())
-    forcefield = ForcefieldSettings(**scored_with(layout, asked.system)["forcefield"])
+    forcefield = scored_with(layout, asked.system).forcefield
     scorer = Scorer(md.molecule, md.positions_nm[0], forcefield, ScoreSettings(), threads=1)
     kt = thermal_energy_kj_mol(forcefield.temperature_kelvin)
 
@@ -109,9 +109,9 @@ def main() -> None:
         )
 
 
-def scored_with(layout: Layout, system: str) -> dict:
+def scored_with(layout: Layout, system: str) -> StageConfig:
     """Settings that the training MD of a system was scored with."""
-    return read_json(layout.energies("training", system).with_suffix(".json"))["settings"]
+    return StageConfig(read_json(layout.energies("training", system).with_suffix(".json"))["settings"])
 
 
 if __name__ == "__main__":
