@@ -21,7 +21,7 @@ class DenoiserSettings(Section):
     )
     compile: bool = Field(
         default=False,
-        description="translate the layers to machine code (needs a C++ compiler): a minute, then up to twice as fast",
+        description="translate the layers to machine code (needs a C++ compiler): a minute, then half as fast again",
     )
 
 
