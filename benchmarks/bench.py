@@ -2,7 +2,7 @@
 
     training   the five systems in one step, all threads           |  one conformer at a time, one thread
     optimiser  a step of Muon, one thread                          |  PyTorch's, in bfloat16
-    compiled   the network with its gradient, and without, one thread, layers in machine code  |  layers as they are
+    compiled   the network with and without gradient, one thread   |  layers that are not compiled
     sampling   a batch of conformers at once                      |  one conformer at a time
     overhead   `snakemake` on a finished run                      |  `snakemake --version`
     scoring    by size of the molecule, a table of its own (`benchmarks/scoring.py`)

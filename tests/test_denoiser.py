@@ -184,3 +184,4 @@ def test_compiled_layers_say_the_same_whatever_the_number_of_conformers(tmp_path
         [sys.executable, "-c", _COMPILED], capture_output=True, text=True, env=environment, check=False
     )
     assert ran.returncode == 0, ran.stderr
+    assert list(tmp_path.rglob("*.so")), "nothing was compiled"
