@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from ancdiff.artifacts import read_ensemble, read_molecule, read_table
+from ancdiff.basins import basins_together
 from ancdiff.bridge import bias_of_temperature, find_bridge, torsion_waves
 from ancdiff.config import DiffusionSettings, LineSettings
 from ancdiff.corridor import Layout, split_model
@@ -107,16 +108,21 @@ def _weighed_once(
     known = np.isfinite(before)
     new = np.ones_like(known) if known.all() else ~known  # a round that brought nothing weighs all once more
     sources = rows["source"].to_numpy()
+    by_temperature = last is None and this.align.anchor_md == "temperature"
     energy = np.full(len(rows), np.nan)
-    energy[new] = _model_energies(this, conformers, rows[new], model)
+    energy[new] = _model_energies(this, conformers, rows[new], model, some_md=by_temperature)
     ratio = rows["log_weight"].to_numpy()[new] + energy[new]
-    importance = _of_each(lambda r: pareto_smoothed(r)[0], ratio, sources[new])
     kelvin = np.nan
-    if last is None and this.align.anchor_md == "temperature":
-        from_md, u = _two_ends(this, rows[new]), _reduced_energies(rows[new])
-        slope = bias_of_temperature(ratio, from_md, u)
-        importance[from_md] = -slope * u[from_md]
+    from_md = np.zeros(len(ratio), dtype=bool)
+    if by_temperature:
+        weighed, u = np.isfinite(ratio), _reduced_energies(rows[new])
+        from_md = _two_ends(this, rows[new])
+        slope = bias_of_temperature(ratio[weighed], from_md[weighed], u[weighed])
+        ratio[from_md] = -slope * u[from_md]
         kelvin = float(rows["temperature_kelvin"].iloc[0]) / (1.0 - slope) if slope < 1.0 else np.inf
+    # A temperature leaves no tail to smooth.
+    smoothed = _of_each(lambda r: pareto_smoothed(r)[0], ratio, sources[new])
+    importance = np.where(from_md, ratio, smoothed)
     # Each source stands for the whole by itself: an error that all of its densities share counts for nothing.
     log_weight = _started(before)
     towards = _of_each(_to_effective_size, importance, sources[new])
@@ -193,20 +199,39 @@ def _reduced_energies(rows: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
 def _bridged(this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser) -> Weighed:
     """Training MD and the samples of the round's first model weighed as one pool, and all training MD beside it.
 
+    Frames that the stage `weigh` left out are no part of the union, and count among all training MD.
+
     Raises:
         StageError: one of the two has no energies, or the molecule has no torsions.
     """
     from_md = _two_ends(this, rows)
     molecule = read_molecule(this.layout.topology(conformers.system))
-    waves = torsion_waves(Ensemble(molecule, positions_of(this.layout, conformers.system, rows)))
-    energy = _model_energies(this, conformers, rows, model)
+    union = Ensemble(molecule, positions_of(this.layout, conformers.system, rows))
+    waves = torsion_waves(union)
+    energy = _model_energies(this, conformers, rows, model, some_md=True)
     ratio = rows["log_weight"].to_numpy() + energy
-    bridge = find_bridge(ratio, from_md, waves)
+    weighed = np.isfinite(ratio)
+    log_share = _log_shares(this, conformers.system, rows, union)
+    bridge = find_bridge(*(values[weighed] for values in (ratio, from_md, waves, log_share)))
+    log_weight = np.where(weighed, bridge.log_weights(np.where(weighed, ratio, 0.0), waves, log_share), -np.inf)
     training = torsion_waves(Ensemble(molecule, conformers.positions_nm.cpu().numpy()))
-    log_weight, of_training = bridge.log_weights(ratio, waves), bridge.md_log_weights(training)
+    of_training = bridge.md_log_weights(training)
     # Both have the right mean: each counts by its effective sample size.
     share = effective_sample_size(of_training) / effective_sample_size(log_weight)
     return Weighed(energy, log_weight, of_training=share * np.exp(of_training - logsumexp(of_training)))
+
+
+def _log_shares(this: Round, system: str, rows: pd.DataFrame, union: Ensemble) -> Float[np.ndarray, " conformers"]:
+    """ln of the share of MD frames in each conformer's basins that was weighed; 0 where frames were not chosen."""
+    path = this.layout.frame_log_densities(this.parent, system)
+    frames = read_table(path) if this.align.anchor_energy == "path" else pd.DataFrame()
+    if "share" not in frames:
+        return np.zeros(len(rows))
+    basins = np.array(basins_together(union))
+    share = frames.set_index("conformer")["share"].reindex(rows["conformer"]).to_numpy()
+    taken = (rows["source"] == "training").to_numpy() & np.isfinite(share)
+    of_basins = dict(zip(basins[taken], np.log(share[taken]), strict=True))
+    return np.array([of_basins.get(b, -np.inf) for b in basins])
 
 
 def _two_ends(this: Round, rows: pd.DataFrame) -> Bool[np.ndarray, " conformers"]:
@@ -227,15 +252,20 @@ def _two_ends(this: Round, rows: pd.DataFrame) -> Bool[np.ndarray, " conformers"
 
 
 def _model_energies(
-    this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser
+    this: Round, conformers: Conformers, rows: pd.DataFrame, model: Denoiser, *, some_md: bool = False
 ) -> Float[np.ndarray, " conformers"]:
     """E_θ of a table's conformers, nats: where sampling or weighing kept −log p that, else by `pool_energies`.
+
+    With ``some_md`` it is NaN for frames that were not weighed by paths where others were.
 
     Raises:
         StageError: paths are asked for, and these conformers have none.
     """
     energy = _known_energies(this, conformers.system, rows)
     unknown = np.isnan(energy)
+    from_md = (rows["source"] == "training").to_numpy()
+    if some_md and this.align.anchor_energy == "path" and not unknown[from_md].all():
+        unknown &= ~from_md
     if unknown.any() and this.align.anchor_energy == "path":
         raise StageError(
             f"{unknown.sum()} conformers of {conformers.system} have no log-density by paths under {this.parent}",

@@ -49,3 +49,9 @@ def assign_basins(phi_psi: Float[np.ndarray, "*shape 2"]) -> Int[np.ndarray, "*s
     phi, psi = phi_psi[..., 0], np.degrees(phi_psi[..., 1])
     right = (psi >= _ALPHA_R_PSI_DEG[0]) & (psi < _ALPHA_R_PSI_DEG[1])
     return np.where(phi > 0, 2, np.where(right, 0, 1))
+
+
+def basins_together(ensemble: Ensemble) -> list[str]:
+    """The basins of all residues of each conformer, a digit each; alike (empty) for molecules without such torsions."""
+    _, angles = ramachandran(ensemble)
+    return ["".join(map(str, row)) for row in assign_basins(angles).tolist()]

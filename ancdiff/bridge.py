@@ -16,6 +16,9 @@ than that it is normalised over conformers and whatever random numbers r takes, 
 torsions this is Bennett's acceptance ratio. Frames of which r is not known have weights as well, e^{−g}: those of MD
 alone.
 
+Where frames were chosen by their torsions, a share s(x) of those that the MD has there, m is m s: ln s is known, and
+stands beside g. Samples where no frame was taken say nothing of g and have the weights e^r of samples alone.
+
 MD that is at equilibrium at another temperature has the bias g = λβE (`bias_of_temperature`), and weights e^{−g} have
 none of what r has by chance. Weights e^r of frames are off where r takes random numbers, those of a path: its ω has the
 mean q, but 1/ω a mean that is higher, by e^{σ²} where ln ω is Gaussian; and σ² changes with the energy.
@@ -69,10 +72,13 @@ class Bridge:
     coefficients: Float[np.ndarray, " waves"]
 
     def log_weights(
-        self, log_ratio: Float[np.ndarray, " conformers"], waves: Float[np.ndarray, "conformers waves"]
+        self,
+        log_ratio: Float[np.ndarray, " conformers"],
+        waves: Float[np.ndarray, "conformers waves"],
+        log_share: Float[np.ndarray, " conformers"] | float = 0.0,
     ) -> Float[np.ndarray, " conformers"]:
-        """ln w of the union of MD frames and model samples, up to a constant, from r = −βE − ln q (nats)."""
-        return -np.logaddexp(self.constant + waves @ self.coefficients, -log_ratio)
+        """ln w of the union of MD frames and model samples, up to a constant, from r = −βE − ln q (nats) and ln s."""
+        return -np.logaddexp(self.constant + log_share + waves @ self.coefficients, -log_ratio)
 
     def md_log_weights(self, waves: Float[np.ndarray, "frames waves"]) -> Float[np.ndarray, " frames"]:
         """−g: ln w of frames of the MD among themselves, up to a constant, whether or not their r is known."""
@@ -83,8 +89,9 @@ def find_bridge(
     log_ratio: Float[np.ndarray, " conformers"],
     from_md: Bool[np.ndarray, " conformers"],
     waves: Float[np.ndarray, "conformers waves"],
+    log_share: Float[np.ndarray, " conformers"] | float = 0.0,
 ) -> Bridge:
-    """The bias of MD from frames and model samples, with r = −βE − ln q of each (nats).
+    """The bias of MD from frames and model samples, with r = −βE − ln q (nats) and ln s of each, −∞ where s = 0.
 
     Coefficients of g have a Gaussian prior of variance 1 nat², the constant has none.
 
@@ -100,7 +107,7 @@ def find_bridge(
     sign = np.where(from_md, -1.0, 1.0)
 
     def loss(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
-        odds = log_ratio - middle + features @ coefficients
+        odds = log_ratio - middle + log_share + features @ coefficients
         value = np.logaddexp(0.0, sign * odds).sum() + 0.5 * ridge @ coefficients**2
         return value, features.T @ (expit(odds) - from_md) + ridge * coefficients
 

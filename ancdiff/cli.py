@@ -275,6 +275,7 @@ def score(
 
 @stage_command("weigh")
 @click.option("--model", type=_FILE, required=True, help="model.safetensors, with its JSON beside it.")
+@click.option("--posteriors", type=_FILE, required=True, help="posteriors.json beside the model's samples.")
 @click.option("--topology", type=_FILE, required=True, help="The molecule.")
 @click.option("--conformers", type=_FILE, required=True, help="Trajectory.")
 @click.option("--energies", type=_FILE, required=True, help="Energy table of the trajectory (ancdiff score).")
@@ -284,6 +285,7 @@ def weigh(
     settings: StageConfig,
     *,
     model: Path,
+    posteriors: Path,
     topology: Path,
     conformers: Path,
     energies: Path,
@@ -295,7 +297,7 @@ def weigh(
     from ancdiff.weigh import run
 
     files = {"topology": topology, "conformers": conformers, "energies": energies, "output": output}
-    run(settings, model=model, **files, seed=seed, threads=threads)
+    run(settings, model=model, posteriors=posteriors, **files, seed=seed, threads=threads)
 
 
 @stage_command("align")

@@ -29,6 +29,8 @@ TEST_PART = PARTS[2]
 """The part that stands beside the generated sets in tables."""
 LOG_DENSITIES = "log_density.parquet"
 """Table beside a model's samples, where their log-densities were asked for."""
+POSTERIORS = "posteriors.json"
+"""The kernels' covariances, beside samples that were weighed by their paths: what weighs others by the same."""
 MEAN_OVER_SYSTEMS = "(mean)"
 """Stands for a system's name in tables; no system can be called this."""
 
@@ -194,6 +196,10 @@ class Layout:
     def log_densities(self, ensemble: str, system: str) -> Path:
         """Log-density of each sample of a model, beside the samples."""
         return self.ensemble(ensemble, system).parent / LOG_DENSITIES
+
+    def posteriors(self, model: str, system: str) -> Path:
+        """What the kernels of a model's sampling paths take for covariances, beside the samples."""
+        return self.ensemble(model, system).parent / POSTERIORS
 
     def frame_log_densities(self, model: str, system: str) -> Path:
         """Log-density under a model of each scored frame of the training MD."""

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from ancdiff.artifacts import read_molecule, write_ensemble, write_table
+from ancdiff.artifacts import read_molecule, write_ensemble, write_json, write_table
 from ancdiff.config import DiffusionSettings, SampleSettings, StageConfig
-from ancdiff.corridor import LOG_DENSITIES
+from ancdiff.corridor import LOG_DENSITIES, POSTERIORS
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import choose_device, load_denoiser
 from ancdiff.diffusion import Denoise
@@ -43,7 +43,8 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
     """Draw ``sample.conformers`` conformers and write them as ``output`` (DCD) with ``topology.pdb`` beside it.
 
     One conformer's way from noise to shape goes to ``reverse.dcd`` beside them, its noise levels to the record.
-    With ``sample.log_density`` also ``log_density.parquet``: one row for each conformer.
+    With ``sample.log_density`` also ``log_density.parquet``: one row for each conformer; of paths also
+    ``posteriors.json``, by which other conformers can be weighed (`ancdiff.weigh`).
 
     Raises:
         StageError: the sampler, or a log-density, left the finite numbers.
@@ -64,9 +65,12 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
         "title": f"sample {molecule.name}",
     }
     record = made_by("sample", settings=settings.as_dict(), seed=seed, parents=[model, topology])
-    densities = output.parent / LOG_DENSITIES
+    densities, kernels = output.parent / LOG_DENSITIES, output.parent / POSTERIORS
+    # What an earlier run with other settings left would belong to other samples.
+    if settings.sample.log_density != "path":
+        kernels.unlink(missing_ok=True)
     if settings.sample.log_density == "none":
-        densities.unlink(missing_ok=True)  # of an earlier run with other settings: it would belong to other samples
+        densities.unlink(missing_ok=True)
         positions = draw_conformers(way, molecule.n_atoms, settings.sample, diffusion, **asked)
         last = positions[:1]
     elif settings.sample.log_density == "path":
@@ -75,6 +79,7 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
         positions, table = draw_with_path_density(
             way, molecule.n_atoms, settings.sample, **asked, posteriors=posteriors
         )
+        write_json(kernels, posteriors.as_dict())
         write_table(densities, table)
         last = positions[:1]
     else:

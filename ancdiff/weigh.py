@@ -1,7 +1,9 @@
 """Weighing: log-densities of given conformers under a model, by paths that noise them.
 
-These are the scored frames of a system's training MD, which alignment weighs together with the model's samples. Their
-paths are those of the samples (section `sample`), since both have to be weighed by one density.
+These are scored frames of a system's training MD, which alignment weighs together with the model's samples. Their
+paths are those of the samples, with the same settings (section `sample`) and the same kernels, which sampling kept:
+both have to be weighed by one density. A rare basin has few frames in MD and matters as much as the others to the
+weights of all, so that of more than ``weigh.max_md_conformers`` the same number is taken from each.
 """
 
 from pathlib import Path
@@ -9,28 +11,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from ancdiff.artifacts import read_ensemble, read_table, write_json, write_table
-from ancdiff.config import DiffusionSettings, SampleSettings, StageConfig
+from ancdiff.artifacts import read_ensemble, read_json, read_table, write_json, write_table
+from ancdiff.basins import basins_together
+from ancdiff.config import SampleSettings, StageConfig
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import choose_device, load_denoiser
 from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.levels import noise_levels
 from ancdiff.diffusion.noise import centre
-from ancdiff.diffusion.paths import elastic_posteriors, path_log_density
-from ancdiff.errors import StageError
+from ancdiff.diffusion.paths import Posteriors, path_log_density
+from ancdiff.errors import InputError, StageError
 from ancdiff.provenance import made_by
-
-_MEASURED = 32  # conformers that show how far they lie from their denoised ones
 
 
 def run(
     settings: StageConfig,
     *,
     model: Path,
+    posteriors: Path,
     topology: Path,
     conformers: Path,
     energies: Path,
@@ -38,13 +39,15 @@ def run(
     seed: int,
     threads: int,
 ) -> None:
-    """Write the log-densities of those conformers of a trajectory that have an energy, and beside it what made it.
+    """Write the log-densities of conformers of a trajectory that have an energy, and beside it what made it.
 
     Columns ``conformer``, ``log_density_nats`` (of the density per nm^d, d = 3(N − 1): the log of the mean ω of
-    ``sample.log_density_probes`` paths) and ``standard_error_nats``, NaN, as in the table of samples. Draws from
-    ``seed``.
+    ``sample.log_density_probes`` paths) and ``standard_error_nats``, NaN, as in the table of samples. With
+    ``weigh.max_md_conformers`` also ``share``: of the trajectory's conformers in the basins of this one, how many have
+    a row. ``posteriors`` is what the stage `sample` kept of the model's paths. Draws from ``seed``.
 
     Raises:
+        InputError: the posteriors are another molecule's.
         StageError: a log-density left the finite numbers.
     """
     torch.set_num_threads(threads)
@@ -53,13 +56,25 @@ def run(
     denoiser.to(device)
     denoiser.compile_layers()
     ensemble = read_ensemble(conformers, topology=topology)
+    kernels = Posteriors.from_dict(read_json(posteriors))
+    if len(kernels.stiffness) != ensemble.molecule.n_atoms:
+        raise InputError(
+            f"these are posteriors of {len(kernels.stiffness)} atoms; the molecule has {ensemble.molecule.n_atoms}",
+            where=str(posteriors),
+            fix="give the posteriors.json that lies beside the model's samples of this molecule",
+        )
     scored = read_table(energies)
     chosen = scored["conformer"][scored["status"] == "ok"].to_numpy(dtype=np.int64)
+    more = {}
+    if settings.weigh.max_md_conformers is not None:
+        _, basins = np.unique(basins_together(ensemble), return_inverse=True)
+        chosen = chosen[spread_evenly(basins[chosen], settings.weigh.max_md_conformers)]
+        more["share"] = (np.bincount(basins[chosen], minlength=basins.max() + 1) / np.bincount(basins))[basins[chosen]]
     nats = log_densities(
         denoiser.on(molecule_graph(ensemble.molecule).to(device)),
         centre(torch.as_tensor(ensemble.positions_nm[chosen])).to(device),
         settings.sample,
-        settings.diffusion,
+        kernels,
         sigma_data_nm=denoiser.sigma_data_nm,
         generator=torch.Generator(device).manual_seed(seed),
         title=f"weigh {ensemble.molecule.name}",
@@ -70,16 +85,28 @@ def run(
             where=str(conformers),
             fix="train longer, or weigh with more steps (sample.steps)",
         )
-    record = made_by("weigh", settings=settings.as_dict(), seed=seed, parents=[model, topology, conformers, energies])
-    write_json(output.with_suffix(".json"), record)
-    write_table(output, pd.DataFrame({"conformer": chosen, "log_density_nats": nats, "standard_error_nats": np.nan}))
+    parents = [model, posteriors, topology, conformers, energies]
+    write_json(output.with_suffix(".json"), made_by("weigh", settings=settings.as_dict(), seed=seed, parents=parents))
+    table = {"conformer": chosen, "log_density_nats": nats, "standard_error_nats": np.nan, **more}
+    write_table(output, pd.DataFrame(table))
+
+
+def spread_evenly(basins: Int[np.ndarray, " frames"], wanted: int) -> Int[np.ndarray, " chosen"]:
+    """Which of some frames are taken, in their order: from each basin as many, or all that it has; evenly spaced."""
+    members = sorted((np.flatnonzero(basins == basin) for basin in np.unique(basins)), key=lambda m: (len(m), m[0]))
+    taken, left = [], wanted
+    for number, frames in enumerate(members):
+        n = min(len(frames), left // (len(members) - number))  # what rare basins lack, the others get
+        taken.append(frames[np.arange(n) * len(frames) // max(1, n)])
+        left -= n
+    return np.sort(np.concatenate(taken)) if taken else np.zeros(0, dtype=np.int64)
 
 
 def log_densities(
     denoise: Denoise,
     positions_nm: Float[Tensor, "conformers atoms 3"],
     settings: SampleSettings,
-    diffusion: DiffusionSettings,
+    posteriors: Posteriors,
     *,
     sigma_data_nm: float,
     generator: torch.Generator,
@@ -87,13 +114,10 @@ def log_densities(
 ) -> Float[np.ndarray, " conformers"]:
     """The log of the mean ω of ``settings.log_density_probes`` paths that noise each centred conformer, nats.
 
-    The kernels' posteriors come from a few of the conformers. Draws from ``generator``.
+    Draws from ``generator``.
     """
     if len(positions_nm) == 0:
         return np.zeros(0)
-    levels = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
-    few = positions_nm[:: max(1, len(positions_nm) // _MEASURED)][:_MEASURED]
-    posteriors = elastic_posteriors(denoise, few, levels, generator=generator)
     found = []
     with tqdm(total=len(positions_nm), desc=title, unit="conformer", mininterval=2.0) as bar:
         for batch in positions_nm.split(settings.batch_size):

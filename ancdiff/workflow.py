@@ -18,6 +18,7 @@ from ancdiff.corridor import (
     LOG_DENSITIES,
     MD_ENSEMBLES,
     PARTS,
+    POSTERIORS,
     REPLICATE_PATTERN,
     Layout,
     ancestors,
@@ -52,7 +53,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "pretrain": ("systems", "denoiser", "diffusion", "pretrain"),
     "sample": ("diffusion", "sample"),
     "score": ("systems", "forcefield", "score"),
-    "weigh": ("diffusion", "sample"),
+    "weigh": ("diffusion", "sample", "weigh"),
     "align": ("systems", "forcefield", "diffusion", "align"),
     "generate": ("diffusion", "generate"),
     "evaluate": ("run", "systems", "forcefield", "align", "evaluate"),
@@ -252,8 +253,11 @@ class Corridor:
         return self.trained if asked and new and line.anchor_energy == "path" else []
 
     def sampled_densities(self) -> list[str]:
-        """Log-densities of the samples of one model and system, as a pattern, where they are asked for."""
-        return [f"{self.root}/sample/{{model}}/{{system}}/{LOG_DENSITIES}"] if self._has_densities else []
+        """Patterns of what lies beside samples with log-densities: a table; and the kernels, if they are of paths."""
+        kept = [LOG_DENSITIES] if self._has_densities else []
+        if self.config.sample.log_density == "path":
+            kept.append(POSTERIORS)
+        return [f"{self.root}/sample/{{model}}/{{system}}/{name}" for name in kept]
 
     @property
     def _has_densities(self) -> bool:

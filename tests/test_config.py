@@ -214,6 +214,15 @@ def test_alignment_by_paths_needs_samples_that_have_them() -> None:
         parse_config({"sample": drawn, "align": {"anchor_energy": "path"}})
 
 
+@pytest.mark.parametrize("place", ["align", "variant"])
+def test_frames_that_are_weighed_each_by_its_density_are_all_weighed(place: str) -> None:
+    each = {"anchor_energy": "path", "anchor_update": "new"}
+    align = each if place == "align" else {"objectives": ["eba", "eba_each"], "variants": {"eba_each": each}}
+    with pytest.raises(ConfigError, match=r"set 'weigh\.max_md_conformers: null'"):
+        parse_config({"weigh": {"max_md_conformers": 100}, "align": align})
+    parse_config({"weigh": {"max_md_conformers": 100}, "align": each | {"anchor_md": "temperature"}})
+
+
 def test_feedback_needs_the_energies_of_all_that_is_learned() -> None:
     with pytest.raises(ConfigError, match="'energy_feedback' needs the energies"):
         parse_config({"align": {"anchor_update": "bridge", "replay_models": 1, "energy_feedback": True}})

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ancdiff import align, anchor, pretrain, sample, weigh
-from ancdiff.artifacts import read_ensemble, read_json, read_table, write_ensemble, write_table
+from ancdiff.artifacts import read_ensemble, read_json, read_table, write_ensemble, write_json, write_table
 from ancdiff.config import AlignSettings, Config, DenoiserSettings, DiffusionSettings, Objective, StageConfig
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import molecule_graph
@@ -37,6 +37,7 @@ TINY = {
     "diffusion": {},
     "pretrain": {"steps": 5, "batch_size": 4, "warmup_steps": 1, "validate_every_steps": 5},
     "sample": {"conformers": 6, "steps": 3, "batch_size": 4},
+    "weigh": {},
     "align": {
         "steps": 3,
         "group_size": 4,
@@ -79,10 +80,10 @@ def results(tmp_path: Path) -> Path:
     return layout.root
 
 
-def draw(layout: Layout, output: Path | None = None, seed: int = 3) -> Path:
+def draw(layout: Layout, output: Path | None = None, seed: int = 3, **changes: dict) -> Path:
     output = output or layout.ensemble("pretrain", "ala")
     sample.run(
-        stage_config("diffusion", "sample"),
+        stage_config("diffusion", "sample", **changes),
         model=layout.model("pretrain"),
         topology=layout.topology("ala"),
         output=output,
@@ -92,12 +93,23 @@ def draw(layout: Layout, output: Path | None = None, seed: int = 3) -> Path:
     return output
 
 
-def weigh_frames(results: Path) -> None:
+PATHS = {
+    "diffusion": {"superpose": False},
+    "sample": {"solver": "ancestral", "log_density": "path", "log_density_probes": 2},
+}
+
+
+def weigh_frames(results: Path, max_md_conformers: int | None = None) -> None:
+    """Some of the training MD, by the kernels of paths that are drawn for it."""
     layout = Layout(results)
-    paths = {"solver": "ancestral", "log_density": "path", "log_density_probes": 2}
+    kernels = layout.posteriors("pretrain", "ala")
+    if not kernels.is_file():
+        drawn = draw(layout, results.parent / "by_paths" / "conformers.dcd", **PATHS)
+        kernels.write_bytes((drawn.parent / kernels.name).read_bytes())
     weigh.run(
-        stage_config("diffusion", "sample", diffusion={"superpose": False}, sample=paths),
+        stage_config("diffusion", "sample", "weigh", **PATHS, weigh={"max_md_conformers": max_md_conformers}),
         model=layout.model("pretrain"),
+        posteriors=kernels,
         topology=layout.topology("ala"),
         conformers=layout.ensemble("training", "ala"),
         energies=layout.energies("training", "ala"),
@@ -369,7 +381,12 @@ def test_samples_come_with_their_log_densities(results: Path) -> None:
     pulls = (estimated["log_density_nats"] - exact["log_density_nats"]) / estimated["standard_error_nats"]
     assert np.abs(pulls).max() < 5
 
+    kernels = layout.posteriors("eba_round1", "ala")
+    assert not kernels.is_file()
+    assert sampled(solver="ancestral", log_density="path") is not None
+    assert kernels.is_file()
     assert sampled() is None
+    assert not kernels.is_file()  # neither belongs to these samples
     assert np.array_equal(read_ensemble(output).positions_nm, positions)
 
 
@@ -497,6 +514,23 @@ def test_training_md_is_weighed_by_its_temperature(results: Path) -> None:
     assert second["anchor_md_kelvin"].isna().all()
 
 
+def test_some_frames_tell_the_temperature_of_all(results: Path) -> None:
+    """Weights of the frames are those of their temperature, weighed by paths or not."""
+    weigh_frames(results, max_md_conformers=10)
+    n = len(read_ensemble(Layout(results).ensemble("pretrain", "ala")))
+    kept = {"conformer": range(n), "log_density_nats": 50.0 + np.arange(n) / n, "standard_error_nats": np.nan}
+    write_table(Layout(results).log_densities("pretrain", "ala"), pd.DataFrame(kept))
+    once = {"anchor_update": "new", "anchor_md": "temperature", "anchor_energy": "path", "anchor_step": 1.0}
+    run_align(results, "eba_round1", align=once | {"anchor_ess_fraction": 0.01}, diffusion={"superpose": False})
+    weights = read_table(results / "align" / "eba_round1" / "weights.parquet")
+    md = weights[weights["source"] == "training"]
+    assert md["model_energy_nats"].notna().sum() == 9
+    (kelvin,) = set(md["anchor_md_kelvin"])
+    slope = np.diff(md["anchor_log_weight"]) / np.diff(md["energy_kj_mol"] / thermal_energy_kj_mol(300.0))
+    np.testing.assert_allclose(slope, 300.0 / kelvin - 1.0, atol=1e-6)
+    assert np.isfinite(weights["anchor_log_weight"]).all()
+
+
 def test_md_at_a_temperature_needs_samples_to_tell_it(results: Path) -> None:
     lose_energies(results, "pretrain")
     with pytest.raises(StageError, match="no samples with energies, and its weights bridge the two"):
@@ -589,12 +623,30 @@ def test_a_round_by_paths_says_that_frames_were_not_weighed(results: Path) -> No
         run_align(results, "eba_round1", align=paths, diffusion={"superpose": False})
 
 
-def bridged(results: Path) -> None:
+def test_some_frames_are_weighed_and_say_what_share_they_are(results: Path) -> None:
+    weigh_frames(results, max_md_conformers=10)
+    table = read_table(Layout(results).frame_log_densities("pretrain", "ala"))
+    assert table["conformer"].tolist() == list(range(0, 40, 4))
+    assert (table["share"] == 10 / 40).all()  # of one basin
+    parents = read_json(results / "weigh" / "pretrain" / "ala.json")["parents"]
+    assert any("posteriors" in parent for parent in parents)
+
+
+def test_frames_are_weighed_by_kernels_of_the_same_molecule(results: Path) -> None:
+    weigh_frames(results)
+    kernels = Layout(results).posteriors("pretrain", "ala")
+    other = read_json(kernels)
+    write_json(kernels, other | {"stiffness": [row[:3] for row in other["stiffness"][:3]]})
+    with pytest.raises(InputError, match="these are posteriors of 3 atoms; the molecule has 10"):
+        weigh_frames(results)
+
+
+def bridged(results: Path, max_md_conformers: int | None = None) -> None:
     """A round by bridge sampling, with log-densities of samples that sampling kept."""
     n = len(read_ensemble(Layout(results).ensemble("pretrain", "ala")))
     kept = {"conformer": range(n), "log_density_nats": 50.0 + np.arange(n) / n, "standard_error_nats": np.nan}
     write_table(Layout(results).log_densities("pretrain", "ala"), pd.DataFrame(kept))
-    weigh_frames(results)
+    weigh_frames(results, max_md_conformers)
     bridge = {"anchor_update": "bridge", "replay_models": 1, "anchor_energy": "path"}
     run_align(results, "eba_round1", align=bridge, diffusion={"superpose": False})
 
@@ -618,6 +670,23 @@ def test_a_round_by_bridge_sampling(results: Path, monkeypatch: pytest.MonkeyPat
     drawn = good["source"] == "pretrain"
     assert np.corrcoef(ratio[drawn], good["anchor_log_weight"][drawn])[0, 1] > 0
     assert np.ptp(good["anchor_log_weight"][~drawn]) < np.ptp(ratio[~drawn])
+
+
+def test_frames_that_a_bridge_leaves_out_count_among_all_training_md(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = []
+    monkeypatch.setattr(align, "draw_anchored", lambda pool, *rest: pools.append(pool) or draw_anchored(pool, *rest))
+    bridged(results, max_md_conformers=10)
+    weights = read_table(results / "align" / "eba_round1" / "weights.parquet")
+    md = weights[weights["source"] == "training"]
+    in_union = np.isfinite(md["anchor_log_weight"])
+    assert md["conformer"][in_union].tolist() == [n for n in range(0, 40, 4) if n < 36]  # the others are validation
+    assert (md["model_energy_nats"].notna() == in_union).all()
+    assert np.isfinite(md["log_weight"]).all()  # the objective looks at all that is scored
+    assert np.exp(weights["anchor_log_weight"]).sum() == pytest.approx(1.0)
+    assert (pools[0].training_weight > 0).all()
+    assert np.isfinite(read_table(results / "align" / "eba_round1" / "metrics.parquet")["loss"]).all()
 
 
 def test_a_bridge_with_one_end_leaves_the_system_out(results: Path) -> None:

@@ -1,5 +1,6 @@
 """Importance weights of sampling paths, against Gaussians whose densities are known with their constants."""
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,7 @@ from ancdiff.diffusion.paths import (
 )
 from ancdiff.sample import draw_conformers, draw_with_path_density, path_posteriors
 from ancdiff.testing import GaussianCloud
-from ancdiff.weigh import log_densities
+from ancdiff.weigh import log_densities, spread_evenly
 
 SPREAD = 0.2
 LEVELS = karras_sigma(40, sigma_min_nm=2e-3, sigma_max_nm=1.5, rho=7.0)
@@ -218,16 +219,37 @@ def test_more_paths_raise_the_density_to_that_of_the_samples() -> None:
 
 
 def test_the_stage_weighs_given_conformers() -> None:
-    """log p, with posteriors measured on 32 of them: 4 % of error in each cost little."""
+    """log p, with posteriors measured on 32 of them, and kept: 4 % of error in each cost little."""
     cloud = GaussianCloud(5, spread_nm=0.15)
     x = cloud.draw(60, generator=seeded(1))
     settings = SampleSettings(
         solver="ancestral", steps=60, eta=1.3, log_density="path", log_density_probes=8, batch_size=25
     )
     asked: dict[str, Any] = {"sigma_data_nm": 0.15, "generator": seeded(2)}
-    found = log_densities(cloud.denoise, x, settings, DiffusionSettings(superpose=False), **asked)
+    levels = noise_levels(settings, DiffusionSettings(superpose=False), sigma_data_nm=0.15)
+    measured = elastic_posteriors(cloud.denoise, x[:32], levels, generator=seeded(3))
+    kept = Posteriors.from_dict(json.loads(json.dumps(measured.as_dict())))
+    found = log_densities(cloud.denoise, x, settings, kept, **asked)
     assert np.abs(found - cloud.log_density(x).numpy()).max() < 0.3
-    assert log_densities(cloud.denoise, x[:0], settings, DiffusionSettings(), **asked).shape == (0,)
+    assert log_densities(cloud.denoise, x[:0], settings, kept, **asked).shape == (0,)
+    # Nothing is lost on the way to the file and back.
+    asked["generator"] = seeded(2)
+    assert (log_densities(cloud.denoise, x, settings, measured, **asked) == found).all()
+
+
+@pytest.mark.parametrize(
+    ("basins", "wanted", "taken"),
+    [
+        ([0] * 6, 3, [0, 2, 4]),
+        ([0] * 6, 9, list(range(6))),
+        ([0] * 8 + [1, 2], 4, [0, 4, 8, 9]),  # a rare basin gives all that it has
+        ([1, 0, 0, 0, 0, 0, 2, 0], 5, [0, 1, 3, 5, 6]),
+        ([0, 1, 2], 2, [1, 2]),  # fewer than there are basins
+        ([], 2, []),
+    ],
+)
+def test_rare_basins_give_as_many_frames_as_the_others(basins: list[int], wanted: int, taken: list[int]) -> None:
+    assert spread_evenly(np.array(basins, dtype=np.int64), wanted).tolist() == taken
 
 
 def test_the_stage_draws_the_same_conformers_with_and_without_weights() -> None:

@@ -207,6 +207,8 @@ def test_alignment_by_paths_weighs_the_frames_of_the_md_once_for_all_lines(finis
     path.write_text(yaml.safe_dump(raw))
     planned = finished.planned(config=path)
     assert (planned["weigh"], planned["align"]) == (1, 2)
+    corridor = workflow.Corridor(parse_config(raw))
+    assert [Path(name).name for name in corridor.sampled_densities()] == ["log_density.parquet", "posteriors.json"]
 
 
 def test_another_round_keeps_what_does_not_depend_on_it(finished: Project, tmp_path: Path) -> None:

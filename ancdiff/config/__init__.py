@@ -33,6 +33,7 @@ from ancdiff.config.models import (
     PretrainSettings,
     SampleSettings,
     TemperSettings,
+    WeighSettings,
 )
 from ancdiff.config.physics import (
     DatasetSettings,
@@ -89,6 +90,7 @@ __all__ = [
     "TrainingMdSettings",
     "Variant",
     "Vector",
+    "WeighSettings",
     "load_config",
     "parse_config",
 ]

@@ -106,6 +106,15 @@ class SampleSettings(Section):
         return self
 
 
+class WeighSettings(Section):
+    """Log-densities of training MD under a model, by paths, for alignment (align.anchor_energy: path)."""
+
+    max_md_conformers: Count | None = Field(
+        default=None,
+        description="scored frames of each system that are weighed, as many in each Ramachandran basin; null: all",
+    )
+
+
 class GenerateSettings(Section):
     """New compounds from a model: their number of atoms is drawn from the data, the rest by reverse diffusion."""
 

@@ -13,6 +13,7 @@ from ancdiff.config.models import (
     GenerateSettings,
     PretrainSettings,
     SampleSettings,
+    WeighSettings,
 )
 from ancdiff.config.physics import DatasetSettings, ForcefieldSettings, ScoreSettings, SimulateSettings
 from ancdiff.config.systems import SystemSettings
@@ -95,6 +96,7 @@ class Config(Section):
     sample: SampleSettings = SampleSettings()
     generate: GenerateSettings = GenerateSettings()
     score: ScoreSettings = ScoreSettings()
+    weigh: WeighSettings = WeighSettings()
     align: AlignSettings = AlignSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
@@ -106,6 +108,19 @@ class Config(Section):
             raise ValueError("a set of compounds is a run of its own: give it a file with no other system")
         if True in kinds and self.diffusion.process != "edm":
             raise ValueError("a set of compounds is learned with diffusion.process: edm")
+        return self
+
+    @model_validator(mode="after")
+    def _some_frames_weighed(self) -> "Config":
+        lines = (self.align, *self.align.variants.values())
+        each = any(
+            line.anchor_energy == "path" and line.anchor_update == "new" and line.anchor_md == "model" for line in lines
+        )
+        if each and self.weigh.max_md_conformers is not None:
+            raise ValueError(
+                "'align.anchor_update: new' weighs each frame of training MD by its own density: set "
+                "'weigh.max_md_conformers: null', or 'align.anchor_md: temperature'"
+            )
         return self
 
     def sections(self, *names: str) -> str:

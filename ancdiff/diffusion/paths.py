@@ -29,8 +29,9 @@ References: Sohl-Dickstein et al. 2015 (arXiv 1503.03585), section 2.4; Bao et a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,17 @@ class Posteriors:
     scale: Levels  # α
     stiffness: Float[Tensor, "atoms atoms"]  # k, nm⁻², 0 on the diagonal
     spread_nm: float  # s of all coordinates
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers and lists of them, which JSON keeps to the last digit."""
+        tensors = {"sigma_nm": self.sigma_nm, "scale": self.scale, "stiffness": self.stiffness}
+        return {name: tensor.double().tolist() for name, tensor in tensors.items()} | {"spread_nm": self.spread_nm}
+
+    @classmethod
+    def from_dict(cls, numbers: Mapping[str, Any]) -> "Posteriors":
+        """Those of `as_dict`."""
+        tensors = {n: torch.tensor(numbers[n], dtype=torch.float64) for n in ("sigma_nm", "scale", "stiffness")}
+        return cls(**tensors, spread_nm=float(numbers["spread_nm"]))
 
 
 def isotropic_posteriors(sigma_nm: Levels, spread_nm: float, *, atoms: int) -> Posteriors:

@@ -4,6 +4,7 @@
 #        sample/<model>/<system>/conformers.json               what made it
 #        sample/<model>/<system>/reverse.dcd                   one conformer's way from noise to shape
 #        sample/<model>/<system>/log_density.parquet           log p of each conformer, with sample.log_density
+#        sample/<model>/<system>/posteriors.json               the kernels' covariances, with sample.log_density: path
 
 
 rule sample:

@@ -1,6 +1,7 @@
 # weigh: log-densities of the scored frames of one system's training MD under one model, where alignment asks for paths
-#   in   the model; dataset/<system>/topology.pdb, training.dcd; score/training/<system>.parquet
-#   out  weigh/<model>/<system>.parquet  one row for each frame that has an energy
+#   in   the model; sample/<model>/<system>/posteriors.json; dataset/<system>/topology.pdb, training.dcd;
+#        score/training/<system>.parquet
+#   out  weigh/<model>/<system>.parquet  one row for each frame that has an energy, or for some, basin by basin
 #        weigh/<model>/<system>.json     what made it
 
 
@@ -9,6 +10,7 @@ rule weigh:
     input:
         model=RUN.model,
         record=RUN.model_record,
+        posteriors="<results>/sample/{model}/{system}/posteriors.json",
         topology="<results>/dataset/{system}/topology.pdb",
         conformers="<results>/dataset/{system}/training.dcd",
         energies="<results>/score/training/{system}.parquet",
@@ -29,6 +31,6 @@ rule weigh:
     message:
         "weigh: training MD of {wildcards.system} under {wildcards.model}"
     shell:
-        "python -m ancdiff weigh --settings - --model {input.model} --topology {input.topology}"
-        " --conformers {input.conformers} --energies {input.energies} --output {output.densities}"
+        "python -m ancdiff weigh --settings - --model {input.model} --posteriors {input.posteriors}"
+        " --topology {input.topology} --conformers {input.conformers} --energies {input.energies} --output {output.densities}"
         " --seed {params.seed} --threads {threads} <<< {params.settings:q} > {log} 2>&1"
