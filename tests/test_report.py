@@ -357,6 +357,21 @@ def test_only_some_systems_are_pictured(opened):
     assert [a.get_title() for a in figure.axes] == ["mean over systems", "ala"]
 
 
+@pytest.mark.parametrize("drawn", ["basin_free_energies", "energy_histograms", "free_energy_per_round"])
+def test_a_legend_is_no_wider_than_its_figure(opened, drawn):
+    """A single panel is narrow, and its legend has a word for every ensemble."""
+    one = collect.open_run(stage_config(settings(report={"pictured_systems": 1}), *REPORT), opened.root)
+    with house_style():
+        figure = getattr(figures, drawn)(one)
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) >= 4
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert min(panel.get_window_extent().height for panel in figure.axes) > 0.35 * figure.bbox.height
+
+
 def test_without_rounds_there_is_no_figure_of_them(opened):
     alone = collect.open_run(stage_config(settings(align={"rounds": 0}), *REPORT), opened.root)
     assert figures.free_energy_per_round(alone) is None

@@ -23,10 +23,14 @@ _MOST_BASIN_PANELS = 24
 
 
 def grid(panels: int, *, columns: int, height: float = 2.4) -> tuple[Figure, list[Axes]]:
-    """A figure with a grid of panels of one size; those that are left over are taken away."""
+    """A figure with a grid of panels of one size; those that are left over are taken away.
+
+    A single panel is half as wide as the page, so that a legend fits above it.
+    """
     used = min(columns, panels)
     rows = math.ceil(panels / columns)
-    figure = Figure(figsize=(PAGE_INCHES * used / columns, height * rows), layout="constrained")
+    width = PAGE_INCHES * max(used / columns, 0.5)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
     axes = list(figure.subplots(rows, used, squeeze=False).flat)
     for spare in axes[panels:]:
         spare.remove()
@@ -115,7 +119,7 @@ def free_energy_per_round(run: Run) -> Figure | None:
         panel.set_title(title, fontweight="bold" if i == 0 else "normal")
     figure.supxlabel("round of alignment", fontsize=9)
     figure.supylabel("free-energy error (kT)", fontsize=9)
-    _legend(figure, axes[0])
+    legend_above(figure, axes[0])
     return figure
 
 
@@ -170,7 +174,7 @@ def basin_free_energies(run: Run) -> Figure | None:
         panel.set(xlim=(-0.5, len(BASINS) - 0.5), ylim=(0, None))
     figure.supxlabel("basin", fontsize=9)
     figure.supylabel("free energy (kT)", fontsize=9)
-    _legend(figure, axes[0])
+    legend_above(figure, axes[0])
     return figure
 
 
@@ -187,7 +191,7 @@ def energy_histograms(run: Run) -> Figure | None:
         panel.set_title(system)
     figure.supxlabel("energy above the median of the reference (kT)", fontsize=9)
     figure.supylabel("density (1/kT)", fontsize=9)
-    _legend(figure, axes[0])
+    legend_above(figure, axes[0])
     return figure
 
 
@@ -352,7 +356,11 @@ def _plain_log(panel: Axes) -> None:
     panel.tick_params(axis="y", which="minor", labelsize=7)
 
 
-def _legend(figure: Figure, panel: Axes) -> None:
-    """One legend for all panels, above them."""
+def legend_above(figure: Figure, panel: Axes) -> None:
+    """One legend for all panels, above them, in as many columns as the figure has room for."""
     handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
+    for columns in range(min(len(labels), 6), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()

@@ -13,7 +13,7 @@ from ancdiff.corridor import aligned_model, line_settings
 from ancdiff.errors import InputError
 from ancdiff.origins import is_particles
 from ancdiff.report.collect import Run, available, line_words, words
-from ancdiff.report.figures import PAGE_INCHES, grid
+from ancdiff.report.figures import PAGE_INCHES, grid, legend_above
 from ancdiff.report.style import FLOOR_COLOUR, look
 
 _BINS = 120
@@ -51,8 +51,7 @@ def pair_distances(run: Run) -> Figure | None:
         panel.set(title=system, xlim=(0, edges[-1]), yticks=[])
     figure.supxlabel("distance of two particles (nm)", fontsize=9)
     figure.supylabel("density", fontsize=9)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
+    legend_above(figure, axes[0])
     return figure
 
 
@@ -93,8 +92,7 @@ def errors_per_step(run: Run) -> Figure | None:
             panel.set_ylim(min(low, 1.3 * np.nanmin(drawn)), 2 * np.nanmax(drawn))
             panel.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=_LINEAR_KT))
     figure.supxlabel("steps of alignment", fontsize=9)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
+    legend_above(figure, axes[0])
     return figure
 
 
