@@ -23,7 +23,7 @@ from ancdiff.config import Config, load_config
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.diffusion.energy import likelihood_terms, shared_noise
-from ancdiff.diffusion.likelihood import Trace, exact_trace, hutchinson_trace, no_trace, sample_with_log_density
+from ancdiff.diffusion.likelihood import Trace, exact_trace, flow, hutchinson_trace, no_trace, sample_with_log_density
 from ancdiff.diffusion.noise import centre, centred_noise, karras_sigma
 from ancdiff.diffusion.paths import isotropic_posteriors, sample_paths
 from ancdiff.molecules import Ensemble
@@ -89,11 +89,13 @@ def log_densities(config: Config, ensembles: dict[str, Ensemble], at_least: floa
         traces: dict[str, Trace] = {
             "exact": exact_trace(),
             f"Hutchinson, {probes} probes": hutchinson_trace(probes, generator=torch.Generator().manual_seed(3)),
-            "no density": no_trace,
         }
 
         def sample(trace: Trace, bound=bound, start: torch.Tensor = start) -> object:
             return sample_with_log_density(bound, start, sigma[:-1], trace=trace, order=4, data_spread_nm=SPREAD_NM)
+
+        def alone(bound=bound, start: torch.Tensor = start) -> object:
+            return flow(bound, start, sigma[:-1], trace=no_trace, order=4)
 
         def by_path(bound=bound, start: torch.Tensor = start) -> object:
             generator = torch.Generator().manual_seed(4)
@@ -101,6 +103,7 @@ def log_densities(config: Config, ensembles: dict[str, Ensemble], at_least: floa
             return sample_paths(bound, start, posteriors, eta=1.0, data_spread_nm=SPREAD_NM, generator=generator)
 
         found = {name: seconds_of(lambda t=t, draw=sample: draw(t), at_least=at_least) for name, t in traces.items()}
+        found["no density"] = seconds_of(alone, at_least=at_least)
         found[f"path, {len(levels) - 1} steps"] = seconds_of(by_path, at_least=at_least)
         times = "   ".join(f"{name} {s / BATCH:8.3f} s" for name, s in found.items())
         print(f"  {atoms:3d} atoms, {3 * (atoms - 1):3d} dimensions:   {times}", flush=True)
