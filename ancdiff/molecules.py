@@ -159,6 +159,13 @@ ENERGY_COLUMNS: dict[str, str] = {
 }
 
 
+def evenly_spaced(conformers: int, wanted: int | None) -> Int[np.ndarray, " chosen"]:
+    """Indices of ``wanted`` evenly spaced conformers, or of all."""
+    if wanted is None or wanted >= conformers:
+        return np.arange(conformers)
+    return np.arange(wanted) * conformers // wanted
+
+
 def check_energy_table(table: pd.DataFrame, *, where: str = "") -> pd.DataFrame:
     """Columns and types of an energy table, in their order.
 

@@ -23,7 +23,7 @@ from ancdiff.config import StageConfig
 from ancdiff.errors import InputError
 from ancdiff.forcefield.energies import FAILURES, Scorer, open_scorer
 from ancdiff.forcefield.exact import ExactScorer
-from ancdiff.molecules import Ensemble, check_energy_table
+from ancdiff.molecules import Ensemble, check_energy_table, evenly_spaced
 from ancdiff.particles import RESIDUE
 from ancdiff.provenance import made_by
 from ancdiff.units import thermal_energy_kj_mol
@@ -105,13 +105,6 @@ def _scorer(
     structure_nm = read_structure(topology)
     scorer = open_scorer(ensemble, settings.forcefield, settings.score, structure_nm=structure_nm, threads=threads)
     return scorer, {"platform": scorer.relaxer.platform, **scorer.template.record}
-
-
-def evenly_spaced(conformers: int, wanted: int | None) -> Int[np.ndarray, " chosen"]:
-    """Indices of ``wanted`` evenly spaced conformers, or of all."""
-    if wanted is None or wanted >= conformers:
-        return np.arange(conformers)
-    return np.arange(wanted) * conformers // wanted
 
 
 def summary(table: pd.DataFrame, record: Mapping[str, Any], temperature_kelvin: float = 300.0) -> str:

@@ -24,6 +24,7 @@ from ancdiff.diffusion import Denoise
 from ancdiff.diffusion.noise import centre
 from ancdiff.diffusion.paths import Posteriors, path_log_density
 from ancdiff.errors import InputError, StageError
+from ancdiff.molecules import evenly_spaced
 from ancdiff.provenance import made_by
 
 
@@ -97,7 +98,7 @@ def spread_evenly(basins: Int[np.ndarray, " frames"], wanted: int) -> Int[np.nda
     taken, left = [], wanted
     for number, frames in enumerate(members):
         n = min(len(frames), left // (len(members) - number))  # what rare basins lack, the others get
-        taken.append(frames[np.arange(n) * len(frames) // max(1, n)])
+        taken.append(frames[evenly_spaced(len(frames), n)])
         left -= n
     return np.sort(np.concatenate(taken)) if taken else np.zeros(0, dtype=np.int64)
 

@@ -15,7 +15,7 @@ from ancdiff.evaluate.comparison import Measurement, Source, absolute
 from ancdiff.evaluate.coverage import coverage_and_matching
 from ancdiff.evaluate.measure import EnsembleData, Features, Row
 from ancdiff.evaluate.resampling import bootstrap
-from ancdiff.molecules import Ensemble
+from ancdiff.molecules import Ensemble, evenly_spaced
 
 METRICS = ("cov_r", "mat_r_nm", "cov_p", "mat_p_nm")
 
@@ -94,7 +94,7 @@ def _halves(reference: EnsembleData, settings: EvaluateSettings) -> list[Ensembl
 def _thinned(data: EnsembleData, wanted: int) -> EnsembleData:
     """Evenly spaced conformers, so many at most."""
     n = len(data.ensemble)
-    return data if n <= wanted else _taken(data, np.arange(wanted) * n // wanted)
+    return data if n <= wanted else _taken(data, evenly_spaced(n, wanted))
 
 
 def _taken(data: EnsembleData, chosen: np.ndarray) -> EnsembleData:
