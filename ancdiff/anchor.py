@@ -120,9 +120,9 @@ def _weighed_once(
         slope = bias_of_temperature(ratio[weighed], from_md[weighed], u[weighed])
         ratio[from_md] = -slope * u[from_md]
         kelvin = float(rows["temperature_kelvin"].iloc[0]) / (1.0 - slope) if slope < 1.0 else np.inf
-    # A temperature leaves no tail to smooth.
-    smoothed = _of_each(lambda r: pareto_smoothed(r)[0], ratio, sources[new])
-    importance = np.where(from_md, ratio, smoothed)
+    importance = ratio.copy()
+    drawn = ~from_md  # a temperature leaves no tail to smooth
+    importance[drawn] = _of_each(lambda r: pareto_smoothed(r)[0], ratio[drawn], sources[new][drawn])
     # Each source stands for the whole by itself: an error that all of its densities share counts for nothing.
     log_weight = _started(before)
     towards = _of_each(_to_effective_size, importance, sources[new])

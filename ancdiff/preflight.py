@@ -85,10 +85,15 @@ def _check_compiling(config: Config) -> None:
     sets = [name for name, system in config.systems.items() if system.compounds]
     if sets:
         raise ConfigError(f"{', '.join(sets)}: the network of sets of compounds is not translated", **asked)
-    compiler = os.environ.get("CXX", "g++")  # as PyTorch looks for it
+    compiler = cxx_compiler()
     if shutil.which(compiler) is None:
         asked["fix"] += f",  or install {compiler}"
         raise ConfigError(f"there is no C++ compiler {compiler} to translate the network with", **asked)
+
+
+def cxx_compiler() -> str:
+    """Name of the compiler that PyTorch will look for."""
+    return os.environ.get("CXX", "g++")
 
 
 def _is_openmms(name: str) -> bool:

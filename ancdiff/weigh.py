@@ -48,7 +48,7 @@ def run(
     a row. ``posteriors`` is what the stage `sample` kept of the model's paths. Draws from ``seed``.
 
     Raises:
-        InputError: the posteriors are another molecule's.
+        InputError: the posteriors are another molecule's, or the file holds none.
         StageError: a log-density left the finite numbers.
     """
     torch.set_num_threads(threads)
@@ -57,13 +57,7 @@ def run(
     denoiser.to(device)
     denoiser.compile_layers()
     ensemble = read_ensemble(conformers, topology=topology)
-    kernels = Posteriors.from_dict(read_json(posteriors))
-    if len(kernels.stiffness) != ensemble.molecule.n_atoms:
-        raise InputError(
-            f"these are posteriors of {len(kernels.stiffness)} atoms; the molecule has {ensemble.molecule.n_atoms}",
-            where=str(posteriors),
-            fix="give the posteriors.json that lies beside the model's samples of this molecule",
-        )
+    kernels = _kernels(posteriors, ensemble.molecule.n_atoms)
     scored = read_table(energies)
     chosen = scored["conformer"][scored["status"] == "ok"].to_numpy(dtype=np.int64)
     more = {}
@@ -90,6 +84,20 @@ def run(
     write_json(output.with_suffix(".json"), made_by("weigh", settings=settings.as_dict(), seed=seed, parents=parents))
     table = {"conformer": chosen, "log_density_nats": nats, "standard_error_nats": np.nan, **more}
     write_table(output, pd.DataFrame(table))
+
+
+def _kernels(path: Path, atoms: int) -> Posteriors:
+    """The posteriors that sampling kept of a molecule of so many atoms."""
+    fix = "give the posteriors.json that lies beside the model's samples of this molecule"
+    kept = read_json(path)
+    try:
+        kernels = Posteriors.from_dict(kept)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("this file holds no posteriors", where=str(path), fix=fix) from error
+    if len(kernels.stiffness) != atoms:
+        what = f"these are posteriors of {len(kernels.stiffness)} atoms; the molecule has {atoms}"
+        raise InputError(what, where=str(path), fix=fix)
+    return kernels
 
 
 def spread_evenly(basins: Int[np.ndarray, " frames"], wanted: int) -> Int[np.ndarray, " chosen"]:

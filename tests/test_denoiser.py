@@ -16,6 +16,7 @@ from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoiser.store import load_denoiser, save_denoiser
 from ancdiff.diffusion.noise import centre
 from ancdiff.errors import InputError
+from ancdiff.preflight import cxx_compiler
 from ancdiff.testing import alanine_dipeptide, assert_equivariant, mirror_error
 
 SETTINGS = DenoiserSettings(features=32, pair_features=16, layers=2)
@@ -176,7 +177,7 @@ for conformers in (5, 7):
 """
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler here")
+@pytest.mark.skipif(shutil.which(cxx_compiler()) is None, reason="there is no C++ compiler here")
 def test_compiled_layers_say_the_same_whatever_the_number_of_conformers(tmp_path: Path) -> None:
     # A process of its own: the checks of shapes and types that tests add cannot be translated.
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

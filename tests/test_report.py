@@ -357,7 +357,7 @@ def test_only_some_systems_are_pictured(opened):
     assert [a.get_title() for a in figure.axes] == ["mean over systems", "ala"]
 
 
-@pytest.mark.parametrize("drawn", ["basin_free_energies", "energy_histograms", "free_energy_per_round"])
+@pytest.mark.parametrize("drawn", ["basin_free_energies", "energy_histograms"])
 def test_a_legend_is_no_wider_than_its_figure(opened, drawn):
     """A single panel is narrow, and its legend has a word for every ensemble."""
     one = collect.open_run(stage_config(settings(report={"pictured_systems": 1}), *REPORT), opened.root)
