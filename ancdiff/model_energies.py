@@ -1,7 +1,6 @@
 """Model energies of a whole pool: the bound by the denoising error, or −log p by the flow."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from ancdiff.diffusion.energy import likelihood_energy, shared_noise
 from ancdiff.diffusion.likelihood import conformers_at_once, exact_trace, hutchinson_trace, log_density
 from ancdiff.diffusion.noise import karras_sigma
 from ancdiff.diffusion.superpose import lay_upon_first
+from ancdiff.threads import side_by_side
 
 # Pairs of atoms that go through the network at once: on a CPU their features stay in a core's cache.
 _PAIRS = {"cpu": 16_384, "cuda": 4_194_304}
@@ -67,7 +67,7 @@ def pool_energies(
     chunks = lay_upon_first(positions_nm).split(conformers_at_once(positions_nm.shape[1], pairs))
     with tqdm(total=len(positions_nm), desc="model energies", unit="conformer", mininterval=2.0) as bar:
         energies = []
-        for energy in _side_by_side(torch.no_grad()(energy_of), chunks, workers):
+        for energy in side_by_side(torch.no_grad()(energy_of), chunks, workers):
             energies.append(energy)
             bar.update(len(energy))
     return torch.cat(energies).double().cpu().numpy()
@@ -92,9 +92,3 @@ def _flow_energy(
         return -log_density(denoise, x, rising, trace=trace, order=4, data_spread_nm=sigma_data_nm).nats
 
     return by_the_flow
-
-
-def _side_by_side(work: Callable[[Tensor], Tensor], chunks: Sequence[Tensor], workers: int) -> Iterator[Tensor]:
-    """The work on each chunk, in order, on several threads: the same numbers whatever their number."""
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(work, chunks)

@@ -28,12 +28,13 @@ from ancdiff.diffusion.likelihood import (
     round_trip_error_nm,
     sample_with_log_density,
 )
-from ancdiff.diffusion.noise import centre, start_noise
+from ancdiff.diffusion.noise import centre, spawned, start_noise
 from ancdiff.diffusion.paths import Posteriors, elastic_posteriors, path_log_density, sample_paths
 from ancdiff.diffusion.samplers import dpmpp_2m, heun, stochastic
 from ancdiff.errors import StageError
 from ancdiff.molecules import Ensemble
 from ancdiff.provenance import made_by
+from ancdiff.threads import side_by_side
 
 _CHECKED = 8  # conformers on which the steps' error is measured
 _PILOT = SampleSettings(conformers=32, batch_size=32, solver="dpmpp_2m_sde", steps=60, eta=1.0)
@@ -49,8 +50,9 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
     Raises:
         StageError: the sampler, or a log-density, left the finite numbers.
     """
-    torch.set_num_threads(threads)
     device = choose_device()
+    by_paths = settings.sample.solver == "ancestral"
+    torch.set_num_threads(1 if by_paths else threads)  # threads take whole batches of paths
     denoiser, _ = load_denoiser(model)
     denoiser.to(device)
     if settings.sample.log_density in ("none", "path"):  # the others differentiate the layers
@@ -71,16 +73,24 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
         kernels.unlink(missing_ok=True)
     if settings.sample.log_density == "none":
         densities.unlink(missing_ok=True)
-        positions = draw_conformers(way, molecule.n_atoms, settings.sample, diffusion, **asked)
-        last = positions[:1]
-    elif settings.sample.log_density == "path":
-        # What is drawn before is no part of the way that is shown.
+    if by_paths:
         posteriors = path_posteriors(denoise, molecule.n_atoms, settings.sample, diffusion, **asked)
+        weighed = settings.sample.log_density == "path"
         positions, table = draw_with_path_density(
-            way, molecule.n_atoms, settings.sample, **asked, posteriors=posteriors
+            denoise,
+            molecule.n_atoms,
+            settings.sample if weighed else settings.sample.model_copy(update={"log_density_probes": 1}),
+            **asked,
+            posteriors=posteriors,
+            first=way,
+            threads=threads if device.type == "cpu" else 1,
         )
-        write_json(kernels, posteriors.as_dict())
-        write_table(densities, table)
+        if weighed:
+            write_json(kernels, posteriors.as_dict())
+            write_table(densities, table)
+        last = positions[:1]
+    elif settings.sample.log_density == "none":
+        positions = draw_conformers(way, molecule.n_atoms, settings.sample, diffusion, **asked)
         last = positions[:1]
     else:
         probes = torch.Generator(device).manual_seed(seed + 1)  # so that the samples do not depend on the trace
@@ -172,11 +182,16 @@ def _starts(
 ) -> Iterator[Float[Tensor, "batch atoms 3"]]:
     """Where sampling starts, batch after batch, with a progress bar. Draws from ``generator``."""
     with tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
-        for first in range(0, settings.conformers, settings.batch_size):
-            n = min(settings.batch_size, settings.conformers - first)
+        for n in _batch_sizes(settings):
             shape = (n, n_atoms, 3)
             yield start_noise(shape, sigma_max_nm=sigma_max_nm, data_spread_nm=sigma_data_nm, generator=generator)
             bar.update(n)
+
+
+def _batch_sizes(settings: SampleSettings) -> list[int]:
+    """How many conformers each batch has: the last one has what is left."""
+    starts = range(0, settings.conformers, settings.batch_size)
+    return [min(settings.batch_size, settings.conformers - start) for start in starts]
 
 
 def draw_with_log_density(
@@ -238,6 +253,8 @@ def draw_with_path_density(
     sigma_data_nm: float,
     generator: torch.Generator,
     posteriors: Posteriors,
+    first: Denoise | None = None,
+    threads: int = 1,
     title: str = "sample",
 ) -> tuple[Float[np.ndarray, "conformers atoms 3"], pd.DataFrame]:
     """As `draw_conformers` with ``solver: ancestral``, the same conformers, and the log of the mean ω of their paths.
@@ -246,24 +263,38 @@ def draw_with_path_density(
     them is (1/K) Σ_k ω_k times that of K paths which noise x, so that weights by the mean reweight as exactly as those
     by one path and scatter less (`ancdiff.diffusion.paths`). The table's columns are those of `draw_with_log_density`,
     with ln((1/K) Σ_k ω_k) for the log-density; ``standard_error_nats`` means nothing here and is NaN. ``posteriors``
-    are those of `path_posteriors`. Draws from ``generator``, and for the other paths from a generator that it seeds.
+    are those of `path_posteriors`. ``first`` is the denoiser of the first batch's own paths, for one that looks on.
+
+    So many batches at once as ``threads``: each draws from generators of its own. Draws their seeds from ``generator``.
 
     Raises:
         StageError: the sampler left the finite numbers.
     """
     sigma_max_nm = float(posteriors.sigma_nm[0])
     kinds: dict[str, Any] = {"eta": settings.eta, "data_spread_nm": sigma_data_nm}
-    # The samples do not depend on how many paths weigh them.
-    others = torch.Generator(generator.device).manual_seed(generator.initial_seed() + 1)
     paths = settings.log_density_probes
-    drawn, parts = [], []
-    for start in _starts(n_atoms, settings, sigma_max_nm, sigma_data_nm, generator, title):
-        batch, log_omega = sample_paths(denoise, start, posteriors, **kinds, generator=generator)
+
+    def draw(drawn_by: Denoise, size: int, own: torch.Generator, others: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One batch, and the log of each mean ω."""
+        shape = (size, n_atoms, 3)
+        start = start_noise(shape, sigma_max_nm=sigma_max_nm, data_spread_nm=sigma_data_nm, generator=own)
+        batch, log_omega = sample_paths(drawn_by, start, posteriors, **kinds, generator=own)
         if paths > 1:
             rest = path_log_density(denoise, batch, posteriors, **kinds, paths=paths - 1, generator=others)
             log_omega = torch.logaddexp(log_omega, rest + math.log(paths - 1)) - math.log(paths)
-        drawn.append(batch.cpu())
-        parts.append(log_omega.cpu())
+        return batch.cpu(), log_omega.cpu()
+
+    sizes = _batch_sizes(settings)
+    denoisers = [first or denoise] + [denoise] * (len(sizes) - 1)
+    # The samples do not depend on how many paths weigh them.
+    own, others = spawned(generator, len(sizes)), spawned(generator, len(sizes))
+    batches = list(zip(denoisers, sizes, own, others, strict=True))
+    drawn, parts = [], []
+    with tqdm(total=settings.conformers, desc=title, unit="conformer", mininterval=2.0) as bar:
+        for batch, log_omega in side_by_side(lambda one: draw(*one), batches, threads):
+            drawn.append(batch)
+            parts.append(log_omega)
+            bar.update(len(batch))
     nats = torch.cat(parts).numpy()
     return _with_densities(drawn, nats, np.full_like(nats, np.nan), title)
 

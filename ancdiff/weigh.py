@@ -21,11 +21,12 @@ from ancdiff.config import SampleSettings, StageConfig
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import choose_device, load_denoiser
 from ancdiff.diffusion import Denoise
-from ancdiff.diffusion.noise import centre
+from ancdiff.diffusion.noise import centre, spawned
 from ancdiff.diffusion.paths import Posteriors, path_log_density
 from ancdiff.errors import InputError, StageError
 from ancdiff.molecules import evenly_spaced
 from ancdiff.provenance import made_by
+from ancdiff.threads import side_by_side
 
 
 def run(
@@ -51,7 +52,7 @@ def run(
         InputError: the posteriors are another molecule's, or the file holds none.
         StageError: a log-density left the finite numbers.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # threads take whole batches
     device = choose_device()
     denoiser, _ = load_denoiser(model)
     denoiser.to(device)
@@ -72,6 +73,7 @@ def run(
         kernels,
         sigma_data_nm=denoiser.sigma_data_nm,
         generator=torch.Generator(device).manual_seed(seed),
+        threads=threads if device.type == "cpu" else 1,
         title=f"weigh {ensemble.molecule.name}",
     )
     if not np.isfinite(nats).all():
@@ -119,26 +121,33 @@ def log_densities(
     *,
     sigma_data_nm: float,
     generator: torch.Generator,
+    threads: int = 1,
     title: str = "weigh",
 ) -> Float[np.ndarray, " conformers"]:
     """The log of the mean ω of ``settings.log_density_probes`` paths that noise each centred conformer, nats.
 
-    Draws from ``generator``.
+    So many batches at once as ``threads``: each draws from a generator of its own. Draws their seeds from
+    ``generator``.
     """
     if len(positions_nm) == 0:
         return np.zeros(0)
+
+    def weighed(batch: tuple[Tensor, torch.Generator]) -> Tensor:
+        return path_log_density(
+            denoise,
+            batch[0],
+            posteriors,
+            eta=settings.eta,
+            data_spread_nm=sigma_data_nm,
+            paths=settings.log_density_probes,
+            generator=batch[1],
+        )
+
+    parts = positions_nm.split(settings.batch_size)
+    batches = zip(parts, spawned(generator, len(parts)), strict=True)
     found = []
     with tqdm(total=len(positions_nm), desc=title, unit="conformer", mininterval=2.0) as bar:
-        for batch in positions_nm.split(settings.batch_size):
-            density = path_log_density(
-                denoise,
-                batch,
-                posteriors,
-                eta=settings.eta,
-                data_spread_nm=sigma_data_nm,
-                paths=settings.log_density_probes,
-                generator=generator,
-            )
+        for density in side_by_side(weighed, batches, threads):
             found.append(density.cpu().numpy())
-            bar.update(len(batch))
+            bar.update(len(density))
     return np.concatenate(found)

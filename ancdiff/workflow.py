@@ -140,6 +140,15 @@ class Corridor:
         line = line_settings(self.config.align, split_model(wildcards.model).line)
         return 2 if line.anchor > 0 and line.anchor_energy == "bound" else 1
 
+    def path_threads(self, wildcards: Any) -> int:
+        """Threads of a job that draws or weighs by paths: two where no job like it can take the second core.
+
+        Jobs of other systems, seeds and, once lines have parted, of other lines run at the same time.
+        """
+        lines = 1 if split_model(wildcards.model).round_number == 0 else len(self.config.align.objectives)
+        alike = lines * len(self.config.run.seeds) * len(self.config.systems)
+        return 2 if alike == 1 and self.config.sample.solver == "ancestral" else 1
+
     def align_seed(self, wildcards: Any) -> int:
         """Seed of an alignment job."""
         return seed_of(wildcards.model, self.config)

@@ -390,10 +390,11 @@ def test_samples_come_with_their_log_densities(results: Path) -> None:
     assert np.array_equal(read_ensemble(output).positions_nm, positions)
 
 
-def test_the_way_that_is_shown_ends_at_the_first_conformer_of_sampled_paths(results: Path) -> None:
+@pytest.mark.parametrize("log_density", ["path", "none"])
+def test_the_way_that_is_shown_ends_at_the_first_conformer_of_sampled_paths(results: Path, log_density: str) -> None:
     layout = Layout(results)
     output = layout.ensemble("eba_round1", "ala")
-    asked = {"solver": "ancestral", "log_density": "path", "steps": 8, "eta": 1.0}
+    asked = {"solver": "ancestral", "log_density": log_density, "steps": 8, "eta": 1.0}
     settings = stage_config("diffusion", "sample", sample=asked)
     sample.run(
         settings, model=layout.model("pretrain"), topology=layout.topology("ala"), output=output, seed=3, threads=1

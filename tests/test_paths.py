@@ -232,8 +232,8 @@ def test_the_stage_weighs_given_conformers() -> None:
     found = log_densities(cloud.denoise, x, settings, kept, **asked)
     assert np.abs(found - cloud.log_density(x).numpy()).max() < 0.3
     assert log_densities(cloud.denoise, x[:0], settings, kept, **asked).shape == (0,)
-    # Nothing is lost on the way to the file and back.
-    asked["generator"] = seeded(2)
+    # Nothing is lost on the way to the file and back, nor by threads.
+    asked |= {"generator": seeded(2), "threads": 2}
     assert (log_densities(cloud.denoise, x, settings, measured, **asked) == found).all()
 
 
@@ -264,6 +264,30 @@ def test_the_stage_draws_the_same_conformers_with_and_without_weights() -> None:
     assert table["conformer"].tolist() == list(range(10))
     assert table["log_density_nats"].notna().all()
     assert table["standard_error_nats"].isna().all()
+
+
+def test_threads_take_a_batch_each_and_one_may_be_looked_at() -> None:
+    """The same numbers with any number of threads; ``first`` sees the first batch on its way down, and nothing else."""
+    cloud = GaussianCloud(4, spread_nm=SPREAD)
+    settings = SampleSettings(
+        conformers=10, batch_size=4, steps=12, solver="ancestral", log_density="path", log_density_probes=3
+    )
+    seen: list[tuple[int, float]] = []
+
+    def looked_at(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append((len(x), float(sigma[0])))
+        return cloud.denoise(x, sigma)
+
+    asked: dict[str, Any] = {"sigma_data_nm": SPREAD, "posteriors": exact_of(settings)}
+    alone, table = draw_with_path_density(cloud.denoise, 4, settings, **asked, generator=seeded(1))
+    beside, other = draw_with_path_density(
+        cloud.denoise, 4, settings, **asked, generator=seeded(1), threads=3, first=looked_at
+    )
+    assert (alone == beside).all()
+    assert table.equals(other)
+    assert len(np.unique(alone, axis=0)) == 10  # no batch has another's noise
+    assert [n for n, _ in seen] == [4] * 12
+    assert (np.diff([sigma for _, sigma in seen]) < 0).all()
 
 
 def test_several_paths_of_a_sample_weigh_it_as_rightly_and_scatter_less() -> None:

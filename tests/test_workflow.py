@@ -632,6 +632,21 @@ def test_jobs_ask_for_the_cores_that_they_use() -> None:
     assert copied.simulate_threads(SimpleNamespace(system="ala", md="reference")) == 1
 
 
+def test_paths_take_two_cores_where_no_other_job_can() -> None:
+    raw = {"systems": {"ala": {"sequence": "ACE-ALA-NME"}}, "align": {"objectives": ["eba", "none"]}}
+    paths = raw | {"sample": {"solver": "ancestral", "log_density": "path"}, "diffusion": {"superpose": False}}
+
+    def threads(model: str, config: dict) -> int:
+        return workflow.Corridor(parse_config(config)).path_threads(SimpleNamespace(model=model, system="ala"))
+
+    assert threads("pretrain", paths) == 2
+    assert threads("pretrain", raw) == 1
+    assert threads("eba_round1", paths) == 1  # beside it the control is sampled
+    assert threads("eba_round1", paths | {"align": {"objectives": ["eba"]}}) == 2
+    assert threads("pretrain_seed1", paths | {"run": {"seeds": [1, 2]}}) == 1
+    assert threads("pretrain", paths | {"systems": raw["systems"] | {"gly": {"sequence": "ACE-GLY-NME"}}}) == 1
+
+
 @pytest.mark.parametrize(
     ("update", "weighed"), [("new", [["pretrain"], []]), ("bridge", [["pretrain"], ["eba_round1"]])]
 )

@@ -32,6 +32,12 @@ def state_noise(
     return torch.cat([centre(noise[..., :3]), noise[..., 3:]], dim=-1)
 
 
+def spawned(generator: torch.Generator, number: int) -> list[torch.Generator]:
+    """Generators for so many batches that do not wait for each other. Draws their seeds from ``generator``."""
+    seeds = torch.randint(2**62, (number,), generator=generator, device=generator.device)
+    return [torch.Generator(generator.device).manual_seed(int(seed)) for seed in seeds]
+
+
 def start_noise(
     shape: tuple[int, ...],
     *,

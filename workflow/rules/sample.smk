@@ -25,7 +25,7 @@ rule sample:
         "<results>/benchmarks/sample/{model}/{system}.tsv"
     conda:
         "../../envs/ancdiff.yaml"
-    threads: 1
+    threads: RUN.path_threads
     params:
         settings=RUN.settings("sample"),
         code=RUN.code("sample"),

@@ -23,7 +23,7 @@ rule weigh:
         "<results>/benchmarks/weigh/{model}/{system}.tsv"
     conda:
         "../../envs/ancdiff.yaml"
-    threads: 1
+    threads: RUN.path_threads
     params:
         settings=RUN.settings("weigh"),
         code=RUN.code("weigh"),
