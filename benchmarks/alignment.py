@@ -4,6 +4,7 @@
                  number L of noise levels: conformers through the network in a second  |  the same without a gradient
     log-density  one conformer, `sample.steps` RK4 steps, against the number of atoms: exact trace  |  Hutchinson  |
                  none  |  weights of a path of ten times as many steps
+    threads      samples by paths, a batch on each thread  |  one thread
 
 Prints a table; draws from fixed seeds.
 """
@@ -23,12 +24,14 @@ from ancdiff.config import Config, load_config
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.diffusion.energy import likelihood_terms, shared_noise
+from ancdiff.diffusion.levels import noise_levels
 from ancdiff.diffusion.likelihood import Trace, exact_trace, flow, hutchinson_trace, no_trace, sample_with_log_density
 from ancdiff.diffusion.noise import centre, centred_noise, karras_sigma
 from ancdiff.diffusion.paths import isotropic_posteriors, sample_paths
 from ancdiff.molecules import Ensemble
 from ancdiff.objectives import GroupEnergies, eba_loss
 from ancdiff.origins import BUNDLED_MD
+from ancdiff.sample import draw_with_path_density
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPREAD_NM = 0.2
@@ -109,12 +112,35 @@ def log_densities(config: Config, ensembles: dict[str, Ensemble], at_least: floa
         print(f"  {atoms:3d} atoms, {3 * (atoms - 1):3d} dimensions:   {times}", flush=True)
 
 
+def threads(config: Config, ensemble: Ensemble, at_least: float) -> None:
+    """Conformers a second by paths, a batch on each thread, beside one thread."""
+    torch.manual_seed(1)
+    denoise = Denoiser(config.denoiser, sigma_data_nm=SPREAD_NM).eval().requires_grad_(False)
+    bound = denoise.on(molecule_graph(ensemble.molecule))
+    workers = os.cpu_count() or 1
+    asked = {"solver": "ancestral", "batch_size": BATCH, "conformers": 4 * workers * BATCH, "log_density_probes": 2}
+    settings = config.sample.model_copy(update=asked)
+    levels = noise_levels(settings, config.diffusion, sigma_data_nm=SPREAD_NM)
+    posteriors = isotropic_posteriors(levels, SPREAD_NM, atoms=ensemble.molecule.n_atoms)
+
+    def draw(workers: int) -> object:
+        given = {"sigma_data_nm": SPREAD_NM, "generator": torch.Generator().manual_seed(2), "posteriors": posteriors}
+        return draw_with_path_density(bound, ensemble.molecule.n_atoms, settings, **given, threads=workers)
+
+    one, all_of_them = (settings.conformers / seconds_of(lambda n=n: draw(n), at_least=at_least) for n in (1, workers))
+    print(
+        f"sample by paths, {workers} threads: {all_of_them:.1f} conformers/s, {all_of_them / one:.2f} x those of one",
+        flush=True,
+    )
+
+
 def main() -> None:
     options = options_of("Cost of an alignment step, and of a log-density.", seconds=2.0)
     config = load_config(REPOSITORY / "config.yaml")
     ensembles = {n: read_ensemble(BUNDLED_MD / n / "training.dcd", name=n) for n in ("ala", "leu", "tetra")}
     alignment_steps(config, ensembles["ala"], options.seconds)
     log_densities(config, ensembles, options.seconds)
+    threads(config, ensembles["ala"], options.seconds)
 
 
 if __name__ == "__main__":
