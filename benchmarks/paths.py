@@ -3,8 +3,10 @@
     python benchmarks/paths.py results/alanine --model eba_round1_seed2026 --steps 150 300 600 --eta 1.0 1.2
 
 For each: how far the median energy lies above that of the scored training MD (kT), the share of effective samples (%)
-under weights e^(−βE)/ω, the shape k of the weights' tail, and seconds of CPU for a conformer. Intervals are of 95 %,
-by bootstrap over samples. The run's own settings are taken for what is not asked. Everything is drawn from fixed seeds.
+under weights e^(−βE)/ω, the shape k of the weights' tail, seconds of CPU for a conformer, and the error of the
+free-energy difference of α_R and β (kT; all residues in the one or in the other) against the reference MD, as drawn
+and reweighted. Intervals are of 95 %, by bootstrap over samples. The run's own settings are taken for what is not
+asked. Everything is drawn from fixed seeds, and threads change nothing.
 """
 
 import argparse
@@ -20,15 +22,17 @@ import numpy as np
 import torch
 from samplers import scored_with
 
-from ancdiff.artifacts import read_json, read_molecule, read_table
+from ancdiff.artifacts import read_ensemble, read_json, read_molecule, read_table
+from ancdiff.basins import BASINS, basins_together
 from ancdiff.config import StageConfig
 from ancdiff.corridor import Layout
 from ancdiff.denoiser.graph import molecule_graph
 from ancdiff.denoiser.store import load_denoiser
 from ancdiff.forcefield.energies import Scorer
+from ancdiff.molecules import Ensemble
 from ancdiff.sample import draw_with_path_density, path_posteriors
 from ancdiff.units import thermal_energy_kj_mol
-from ancdiff.weights import importance_weights
+from ancdiff.weights import free_energy_difference, importance_weights
 
 REPEATS = 400
 
@@ -43,6 +47,7 @@ def main() -> None:
     parser.add_argument("--eta", type=float, nargs="+", default=[1.0, 1.2])
     parser.add_argument("--paths", type=int, default=1)
     parser.add_argument("--conformers", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     layout = Layout(asked.results)
@@ -57,8 +62,11 @@ def main() -> None:
     kelvin = scored.forcefield.temperature_kelvin
     md_median = float(md["energy_kj_mol"][md["status"] == "ok"].median())
     print(f"{asked.model}, {asked.conformers} conformers of {asked.system}, {asked.paths} paths for each")
+    reference = layout.ensemble("reference", asked.system)
+    right = alpha_and_beta(read_ensemble(reference, topology=layout.topology(asked.system)))
     print(
         f"{'steps':>6s}{'eta':>6s}{'median energy above MD, kT':>32s}{'effective, %':>22s}{'k':>7s}{'s/conformer':>13s}"
+        f"{'error of dF as drawn, kT':>28s}{'reweighted':>28s}"
     )
     for steps, eta in product(asked.steps, asked.eta):
         changes = {"conformers": asked.conformers, "steps": steps, "eta": eta, "log_density_probes": asked.paths}
@@ -66,14 +74,39 @@ def main() -> None:
         start = time.process_time()
         drawn = {"sigma_data_nm": denoiser.sigma_data_nm, "generator": torch.Generator().manual_seed(1)}
         posteriors = path_posteriors(denoise, molecule.n_atoms, settings, sampled.diffusion, **drawn)
-        positions, table = draw_with_path_density(denoise, molecule.n_atoms, settings, **drawn, posteriors=posteriors)
+        positions, table = draw_with_path_density(
+            denoise, molecule.n_atoms, settings, **drawn, posteriors=posteriors, threads=asked.threads
+        )
         seconds = (time.process_time() - start) / len(positions)
         rows = Scorer(molecule, positions[0], scored.forcefield, scored.score).rows(
             np.arange(len(positions)), positions
         )
         energy = np.array([row["energy_kj_mol"] if row["status"] == "ok" else np.nan for row in rows])
-        found = measures(energy - md_median, table["log_density_nats"].to_numpy(), kelvin)
-        print(f"{steps:6d}{eta:6.2f}{found}{seconds:13.3f}", flush=True)
+        nats = table["log_density_nats"].to_numpy()
+        found = measures(energy - md_median, nats, kelvin)
+        states = alpha_and_beta(Ensemble(molecule, positions))
+        weights = importance_weights(energy, nats, kelvin).log_weight
+        errors = "".join(f"{error_of(states, w, right):>28s}" for w in (np.zeros(len(energy)), weights))
+        print(f"{steps:6d}{eta:6.2f}{found}{seconds:13.3f}{errors}", flush=True)
+
+
+def alpha_and_beta(ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray]:
+    """Which conformers have all residues in α_R, and which in β."""
+    basins = [set(together) for together in basins_together(ensemble)]
+    alpha, beta = (np.array([b == {str(BASINS.index(name))} for b in basins]) for name in ("alpha_r", "beta"))
+    return alpha, beta
+
+
+def error_of(
+    states: tuple[np.ndarray, np.ndarray], log_weight: np.ndarray, right: tuple[np.ndarray, np.ndarray]
+) -> str:
+    """A free-energy difference of two states less that of the reference, whose own error is not in the interval."""
+    if not all(state.any() for state in (*states, *right)):
+        return "-"
+    asked = {"repeats": REPEATS, "rng": np.random.default_rng(1)}
+    found = free_energy_difference(log_weight, *states, **asked)
+    known = free_energy_difference(np.zeros(len(right[0])), *right, **asked).value
+    return f"{found.value - known:+.2f} ({found.low - known:+.2f} to {found.high - known:+.2f})"
 
 
 def measures(above_kj_mol: np.ndarray, log_density_nats: np.ndarray, kelvin: float) -> str:
