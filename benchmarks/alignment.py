@@ -114,11 +114,13 @@ def log_densities(config: Config, ensembles: dict[str, Ensemble], at_least: floa
 
 def threads(config: Config, ensemble: Ensemble, at_least: float) -> None:
     """Conformers a second by paths, a batch on each thread, beside one thread."""
+    torch.set_num_threads(1)  # as the stage does
     torch.manual_seed(1)
     denoise = Denoiser(config.denoiser, sigma_data_nm=SPREAD_NM).eval().requires_grad_(False)
     bound = denoise.on(molecule_graph(ensemble.molecule))
     workers = os.cpu_count() or 1
-    asked = {"solver": "ancestral", "batch_size": BATCH, "conformers": 4 * workers * BATCH, "log_density_probes": 2}
+    size = config.sample.batch_size
+    asked = {"solver": "ancestral", "conformers": workers * size, "log_density_probes": 2}
     settings = config.sample.model_copy(update=asked)
     levels = noise_levels(settings, config.diffusion, sigma_data_nm=SPREAD_NM)
     posteriors = isotropic_posteriors(levels, SPREAD_NM, atoms=ensemble.molecule.n_atoms)
@@ -129,7 +131,8 @@ def threads(config: Config, ensemble: Ensemble, at_least: float) -> None:
 
     one, all_of_them = (settings.conformers / seconds_of(lambda n=n: draw(n), at_least=at_least) for n in (1, workers))
     print(
-        f"sample by paths, {workers} threads: {all_of_them:.1f} conformers/s, {all_of_them / one:.2f} x those of one",
+        f"sample by paths in batches of {size}, {workers} threads: {all_of_them:.1f} conformers/s, "
+        f"{all_of_them / one:.2f} x those of one",
         flush=True,
     )
 
