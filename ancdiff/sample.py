@@ -79,9 +79,10 @@ def run(settings: StageConfig, *, model: Path, topology: Path, output: Path, see
         positions, table = draw_with_path_density(
             denoise,
             molecule.n_atoms,
-            settings.sample if weighed else settings.sample.model_copy(update={"log_density_probes": 1}),
+            settings.sample,
             **asked,
             posteriors=posteriors,
+            paths=settings.sample.log_density_probes if weighed else 1,
             first=way,
             threads=threads if device.type == "cpu" else 1,
         )
@@ -152,8 +153,7 @@ def draw_conformers(
     if settings.solver == "ancestral":
         asked: dict[str, Any] = {"sigma_data_nm": sigma_data_nm, "generator": generator, "title": title}
         posteriors = path_posteriors(denoise, n_atoms, settings, diffusion, **asked)
-        alone = settings.model_copy(update={"log_density_probes": 1})
-        return draw_with_path_density(denoise, n_atoms, alone, **asked, posteriors=posteriors)[0]
+        return draw_with_path_density(denoise, n_atoms, settings, **asked, posteriors=posteriors, paths=1)[0]
     sigma = noise_levels(settings, diffusion, sigma_data_nm=sigma_data_nm)
     drawn = []
     with torch.no_grad():
@@ -253,15 +253,16 @@ def draw_with_path_density(
     sigma_data_nm: float,
     generator: torch.Generator,
     posteriors: Posteriors,
+    paths: int,
     first: Denoise | None = None,
     threads: int = 1,
     title: str = "sample",
 ) -> tuple[Float[np.ndarray, "conformers atoms 3"], pd.DataFrame]:
     """As `draw_conformers` with ``solver: ancestral``, the same conformers, and the log of the mean ω of their paths.
 
-    Beside the path that drew it a conformer x has ``log_density_probes`` − 1 others that noise it. The law of all of
-    them is (1/K) Σ_k ω_k times that of K paths which noise x, so that weights by the mean reweight as exactly as those
-    by one path and scatter less (`ancdiff.diffusion.paths`). The table's columns are those of `draw_with_log_density`,
+    Beside the path that drew it a conformer x has K − 1 others that noise it, K = ``paths``. The law of all of them is
+    (1/K) Σ_k ω_k times that of K paths which noise x, so that weights by the mean reweight as exactly as those by one
+    path and scatter less (`ancdiff.diffusion.paths`). The table's columns are those of `draw_with_log_density`,
     with ln((1/K) Σ_k ω_k) for the log-density; ``standard_error_nats`` means nothing here and is NaN. ``posteriors``
     are those of `path_posteriors`. ``first`` is the denoiser of the first batch's own paths, for one that looks on.
 
@@ -272,7 +273,6 @@ def draw_with_path_density(
     """
     sigma_max_nm = float(posteriors.sigma_nm[0])
     kinds: dict[str, Any] = {"eta": settings.eta, "data_spread_nm": sigma_data_nm}
-    paths = settings.log_density_probes
 
     def draw(drawn_by: Denoise, size: int, own: torch.Generator, others: torch.Generator) -> tuple[Tensor, Tensor]:
         """One batch, and the log of each mean ω."""

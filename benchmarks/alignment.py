@@ -120,14 +120,14 @@ def threads(config: Config, ensemble: Ensemble, at_least: float) -> None:
     bound = denoise.on(molecule_graph(ensemble.molecule))
     workers = os.cpu_count() or 1
     size = config.sample.batch_size
-    asked = {"solver": "ancestral", "conformers": workers * size, "log_density_probes": 2}
+    asked = {"solver": "ancestral", "conformers": workers * size}
     settings = config.sample.model_copy(update=asked)
     levels = noise_levels(settings, config.diffusion, sigma_data_nm=SPREAD_NM)
     posteriors = isotropic_posteriors(levels, SPREAD_NM, atoms=ensemble.molecule.n_atoms)
 
     def draw(workers: int) -> object:
         given = {"sigma_data_nm": SPREAD_NM, "generator": torch.Generator().manual_seed(2), "posteriors": posteriors}
-        return draw_with_path_density(bound, ensemble.molecule.n_atoms, settings, **given, threads=workers)
+        return draw_with_path_density(bound, ensemble.molecule.n_atoms, settings, **given, paths=2, threads=workers)
 
     one, all_of_them = (settings.conformers / seconds_of(lambda n=n: draw(n), at_least=at_least) for n in (1, workers))
     print(

@@ -69,13 +69,19 @@ def main() -> None:
         f"{'error of dF as drawn, kT':>28s}{'reweighted':>28s}"
     )
     for steps, eta in product(asked.steps, asked.eta):
-        changes = {"conformers": asked.conformers, "steps": steps, "eta": eta, "log_density_probes": asked.paths}
+        changes = {"conformers": asked.conformers, "steps": steps, "eta": eta}
         settings = sampled.sample.model_copy(update=changes)
         start = time.process_time()
         drawn = {"sigma_data_nm": denoiser.sigma_data_nm, "generator": torch.Generator().manual_seed(1)}
         posteriors = path_posteriors(denoise, molecule.n_atoms, settings, sampled.diffusion, **drawn)
         positions, table = draw_with_path_density(
-            denoise, molecule.n_atoms, settings, **drawn, posteriors=posteriors, threads=asked.threads
+            denoise,
+            molecule.n_atoms,
+            settings,
+            **drawn,
+            posteriors=posteriors,
+            paths=asked.paths,
+            threads=asked.threads,
         )
         seconds = (time.process_time() - start) / len(positions)
         rows = Scorer(molecule, positions[0], scored.forcefield, scored.score).rows(

@@ -640,7 +640,8 @@ def test_frames_are_weighed_by_kernels_of_the_same_molecule(results: Path) -> No
     write_json(kernels, other | {"stiffness": [row[:3] for row in other["stiffness"][:3]]})
     with pytest.raises(InputError, match="these are posteriors of 3 atoms; the molecule has 10"):
         weigh_frames(results)
-    for broken in ({"scale": [1.0]}, other | {"stiffness": [[0.0, 1.0], [1.0]]}):
+    ragged, number = {"stiffness": [[0.0, 1.0], [1.0]]}, {"stiffness": 1.0}
+    for broken in ({"scale": [1.0]}, other | ragged, other | number, other | {"scale": other["scale"][1:]}):
         write_json(kernels, broken)
         with pytest.raises(InputError, match="this file holds no posteriors"):
             weigh_frames(results)

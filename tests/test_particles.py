@@ -225,6 +225,9 @@ def test_training_data_have_their_shares_and_the_reference_is_checked() -> None:
     assert made.notes["training_populations"] == [0.25, 0.75]
     distance = np.linalg.norm(made.positions_nm[:, 0] - made.positions_nm[:, 1], axis=-1)
     assert np.mean(distance < 4 * 0.05) == pytest.approx(0.25)
+    many = settings.model_copy(update={"training_shares": (), "training_frames": 10**6})
+    with pytest.raises(StageError, match="are wanted for the training data"):  # not quietly fewer
+        exact_data(many, SHORT, "training", np.random.default_rng(5), temperature_kelvin=300.0, system="dw")
     # Far too short to equilibrate: all walkers start beyond d₀, and few have crossed.
     hasty = TemperingSettings(walkers=64, equilibration_steps=1, steps=20, steps_per_frame=1, hotter_factors=(1.1,))
     with pytest.raises(StageError, match="standard errors from"):

@@ -259,7 +259,7 @@ def test_the_stage_draws_the_same_conformers_with_and_without_weights() -> None:
     plain = draw_conformers(cloud.denoise, 4, settings, DiffusionSettings(), **asked, generator=seeded(1))
     asked["generator"] = seeded(1)
     asked["posteriors"] = path_posteriors(cloud.denoise, 4, settings, DiffusionSettings(), **asked)
-    drawn, table = draw_with_path_density(cloud.denoise, 4, settings, **asked)
+    drawn, table = draw_with_path_density(cloud.denoise, 4, settings, **asked, paths=1)
     assert (plain == drawn).all()
     assert table["conformer"].tolist() == list(range(10))
     assert table["log_density_nats"].notna().all()
@@ -269,16 +269,14 @@ def test_the_stage_draws_the_same_conformers_with_and_without_weights() -> None:
 def test_threads_take_a_batch_each_and_one_may_be_looked_at() -> None:
     """The same numbers with any number of threads; ``first`` sees the first batch on its way down, and nothing else."""
     cloud = GaussianCloud(4, spread_nm=SPREAD)
-    settings = SampleSettings(
-        conformers=10, batch_size=4, steps=12, solver="ancestral", log_density="path", log_density_probes=3
-    )
+    settings = SampleSettings(conformers=10, batch_size=4, steps=12, solver="ancestral", log_density="path")
     seen: list[tuple[int, float]] = []
 
     def looked_at(x: Tensor, sigma: Tensor) -> Tensor:
         seen.append((len(x), float(sigma[0])))
         return cloud.denoise(x, sigma)
 
-    asked: dict[str, Any] = {"sigma_data_nm": SPREAD, "posteriors": exact_of(settings)}
+    asked: dict[str, Any] = {"sigma_data_nm": SPREAD, "posteriors": exact_of(settings), "paths": 3}
     alone, table = draw_with_path_density(cloud.denoise, 4, settings, **asked, generator=seeded(1))
     beside, other = draw_with_path_density(
         cloud.denoise, 4, settings, **asked, generator=seeded(1), threads=3, first=looked_at
@@ -293,12 +291,11 @@ def test_threads_take_a_batch_each_and_one_may_be_looked_at() -> None:
 def test_several_paths_of_a_sample_weigh_it_as_rightly_and_scatter_less() -> None:
     """E[f/mean ω] = ∫ f = 1 with any number of paths, of which the first drew the sample."""
     cloud, wrong = GaussianCloud(4, spread_nm=SPREAD), WrongCloud(4, spread_nm=SPREAD)
+    settings = SampleSettings(
+        conformers=4_000, batch_size=4_000, steps=30, solver="ancestral", log_density="path", eta=1.0
+    )
     spread = {}
     for paths in (1, 4):
-        settings = SampleSettings(
-            conformers=4_000, batch_size=4_000, steps=30, solver="ancestral", log_density="path", eta=1.0,
-            log_density_probes=paths,
-        )  # fmt: skip
         x, table = draw_with_path_density(
             wrong.denoise,
             4,
@@ -306,6 +303,7 @@ def test_several_paths_of_a_sample_weigh_it_as_rightly_and_scatter_less() -> Non
             sigma_data_nm=SPREAD,
             generator=seeded(1),
             posteriors=exact_of(settings),
+            paths=paths,
         )
         log = cloud.log_density(torch.as_tensor(x).double()).numpy() - table["log_density_nats"].to_numpy()
         spread[paths] = log.std()

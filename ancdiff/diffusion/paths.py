@@ -72,9 +72,17 @@ class Posteriors:
 
     @classmethod
     def from_dict(cls, numbers: Mapping[str, Any]) -> "Posteriors":
-        """Those of `as_dict`."""
-        tensors = {n: torch.tensor(numbers[n], dtype=torch.float64) for n in ("sigma_nm", "scale", "stiffness")}
-        return cls(**tensors, spread_nm=float(numbers["spread_nm"]))
+        """Those of `as_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the numbers are not those of posteriors.
+        """
+        names = ("sigma_nm", "scale", "stiffness")
+        sigma_nm, scale, stiffness = (torch.tensor(numbers[name], dtype=torch.float64) for name in names)
+        levels, atoms = sigma_nm.numel(), len(stiffness)
+        if sigma_nm.shape != (levels,) or scale.shape != (levels,) or stiffness.shape != (atoms, atoms):
+            raise ValueError("one scale for each level, and one stiffness for each pair of atoms")
+        return cls(sigma_nm, scale, stiffness, spread_nm=float(numbers["spread_nm"]))
 
 
 def isotropic_posteriors(sigma_nm: Levels, spread_nm: float, *, atoms: int) -> Posteriors:

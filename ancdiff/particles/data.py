@@ -51,7 +51,7 @@ def exact_data(
     Draws from ``rng``.
 
     Raises:
-        StageError: a well has too few frames for its share, or the reference misses the exact populations.
+        StageError: a well has fewer frames than are wanted, or the reference misses the exact populations.
     """
     potential = potential_of(settings)
     kelvin = (md == "training" and settings.training_kelvin) or temperature_kelvin
@@ -72,7 +72,7 @@ def exact_data(
     positions = made.frames.reshape(-1, potential.n_particles, 3)
     if md == "training":
         shares = settings.training_shares or tuple(np.bincount(wells.ravel(), minlength=len(potential.well_names)))
-        wanted = min(settings.training_frames, len(positions))
+        wanted = settings.training_frames
         flat, names = wells.ravel(), potential.well_names
         chosen = chosen_by_shares(flat, tuple(map(float, shares)), wanted, names, rng, where=f"systems.{system}")
         positions, replica, time = positions[chosen], replica[chosen], time[chosen]
