@@ -284,9 +284,9 @@ def test_cautions_name_what_went_wrong(opened, tmp_path):
         write_table(tmp_path / "align" / model / "weights.parquet", pool)
     other = collect.Run(tmp_path, opened.settings, opened.metrics, opened.summary, opened.record)
     text = " ".join(findings.cautions(other))
-    assert "1.3 effective of 100 of ala in round 1 (its anchor's on 100)" in text
-    assert "The weights of tri in round 2 were tempered to 900 K." in text
-    assert "The training MD of tri was weighed as MD at 362 K in round 1" in text
+    assert "1.3 effective of 100 of ala in round 1 of EBA (its anchor's on 100)" in text
+    assert "The weights of tri in round 2 of EBA were tempered to 900 K." in text
+    assert "The training MD of tri was weighed as MD at 362 K in round 1 of EBA" in text
     assert "weighed as MD" not in " ".join(findings.cautions(opened))
 
 
@@ -462,6 +462,30 @@ def test_figures_of_several_seeds_show_the_first_and_say_so(several):
     thin = [line.get_ydata() for line in panel.lines if line.get_linewidth() == 0.6]
     other = several.summary.loc[["pretrain_seed4", "eba_round1_seed4"], "free_energy_error_kt"]
     assert any(np.array_equal(y, other) for y in thin)
+
+
+def test_cautions_that_differ_by_seed_alone_are_one(several, tmp_path):
+    metrics = several.metrics.copy()
+    like = metrics[(metrics.metric == "energy_failed") & (metrics.system == "ala")].set_index("ensemble")
+    of_seeds = {"eba_round1_seed11": 0.91, "eba_round1_seed4": 0.82, "none_round1_seed4": 0.75}
+    refused = [
+        {**like.loc[name], "ensemble": f"{name}_reweighted", "metric": "pareto_k", "value": k, "status": "heavy_tail"}
+        for name, k in of_seeds.items()
+    ]
+    metrics = pd.concat([metrics, pd.DataFrame(refused)], ignore_index=True)
+    for model in ("eba_round1_seed11", "eba_round1_seed4", "none_round1_seed11", "none_round1_seed4"):
+        pool = read_table(several.root / "align" / model / "weights.parquet")
+        write_table(tmp_path / "align" / model / "weights.parquet", pool.assign(ess=60.0, temperature_kelvin=424.2))
+    run = collect.Run(tmp_path, several.settings, metrics, several.summary, several.record, several.over_seeds)
+    said = findings.cautions(run)
+    why = "a few samples carry the weight (Pareto k {}). The numbers are left empty."
+    assert [s for s in said if s.startswith("Nothing is claimed")] == [
+        "Nothing is claimed of EBA, round 1, reweighted, seeds 4, 11, ala: " + why.format("0.82, 0.91"),
+        "Nothing is claimed of control, round 1, reweighted, seed 4, ala: " + why.format("0.75"),
+    ]
+    assert [s for s in said if "tempered" in s and "ala" in s] == [
+        "The weights of ala in round 1 of EBA, seeds 4, 11 were tempered to 424 K."
+    ]
 
 
 def test_sentences_of_several_seeds_are_of_their_mean(several):

@@ -1,5 +1,6 @@
 """What the run shows, in sentences made from its numbers; and what a reader should be careful about."""
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 
 from ancdiff.corridor import PRETRAINED, aligned_model, split_model
 from ancdiff.report import molecules, particles
-from ancdiff.report.collect import Run, pool_weights, records, words, words_with_seed
+from ancdiff.report.collect import Run, line_words, pool_weights, records, words, words_with_seed
 
 _FEW_EFFECTIVE = 10.0
 _WORRYING_RISE_KT = 2.0
@@ -144,7 +145,7 @@ def cautions(run: Run) -> list[str]:
         anchor = f" (its anchor's on {few.anchor_ess:.0f})" if np.isfinite(few.anchor_ess) else ""
         out.append(
             f"The objective's weights of some pools rest on few conformers: {few.ess:.1f} effective of "
-            f"{few.conformers:,} of {few.system} in {_round_words(few.model)}{anchor}. More samples, or a target "
+            f"{few.conformers:,} of {few.system} in {_rounds_words([few.model])}{anchor}. More samples, or a target "
             "effective sample size (align.temper), help."
         )
     said = [
@@ -156,34 +157,46 @@ def cautions(run: Run) -> list[str]:
     hot = pools[pools["temperature_kelvin"] > _temperature(run) + 0.5].sort_values(
         "temperature_kelvin", ascending=False, kind="stable"
     )
-    said = []
-    for row in _rows(hot):
-        said.append(
-            f"The weights of {row.system} in {_round_words(row.model)} were tempered to {row.temperature_kelvin:.0f} K."
-        )
+    said = [
+        f"The weights of {system} in {_rounds_words(models)} were tempered to {kelvin} K."
+        for (system, kelvin), models in _alike(hot, "temperature_kelvin").items()
+    ]
     out += _first(said)
     said = [
-        f"The training MD of {row.system} was weighed as MD at {row.md_kelvin:.0f} K in {_round_words(row.model)}: "
+        f"The training MD of {system} was weighed as MD at {kelvin} K in {_rounds_words(models)}: "
         "right if its temperature is all that is wrong with it (align.anchor_md)."
-        for row in _rows(pools[pools["md_kelvin"].notna()])
+        for (system, kelvin), models in _alike(pools[pools["md_kelvin"].notna()], "md_kelvin").items()
     ]
     return out + _first(said)
 
 
+def _alike(pools: pd.DataFrame, kelvin: str) -> dict[tuple[str, str], list[str]]:
+    """Models whose pools of a system have the same temperature, to a kelvin, by both; in the table's order."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in _rows(pools):
+        found.setdefault((row.system, f"{getattr(row, kelvin):.0f}"), []).append(row.model)
+    return found
+
+
 _REFUSED_WORDS = {
-    "heavy_tail": "a few of its samples carry the weight (Pareto k {k:.2f})",
-    "few_conformers": "too few of its samples have an energy",
+    "heavy_tail": "a few samples carry the weight (Pareto k {k})",
+    "few_conformers": "too few samples have an energy",
 }
 
 
 def _refused(run: Run) -> list[str]:
     """Reweighted ensembles of which nothing is claimed, and why."""
     rows = run.select("pareto_k")
-    out = []
+    refused: dict[tuple[str, str, str], list[Any]] = {}
     for row in _rows(rows[rows["status"] != "ok"]) if "status" in rows else []:
-        why = _REFUSED_WORDS[row.status].format(k=row.value)
-        name = words_with_seed(row.ensemble)
-        out.append(f"Nothing is claimed of {name}, {row.system}: {why}. Its numbers are left empty.")
+        refused.setdefault((words(row.ensemble), row.system, row.status), []).append(row)
+    out = []
+    for (name, system, status), alike in refused.items():
+        alike.sort(key=lambda row: split_model(row.ensemble).seed or 0)  # as the seeds are named
+        why = _REFUSED_WORDS[status].format(k=", ".join(f"{row.value:.2f}" for row in alike))
+        seeds = _seeds_words([split_model(row.ensemble).seed for row in alike])
+        whose = ", ".join(filter(None, (name, seeds, system)))
+        out.append(f"Nothing is claimed of {whose}: {why}. The numbers are left empty.")
     return out
 
 
@@ -267,10 +280,29 @@ def _mean_words(run: Run) -> str:
     return f" (mean of {len(run.seeds)} seeds)" if len(run.seeds) > 1 else ""
 
 
-def _round_words(model: str) -> str:
-    """“round 2”, or “round 2 of seed 7” in a run with several seeds."""
-    name = split_model(model)
-    return f"round {name.round_number}" + ("" if name.seed is None else f" of seed {name.seed}")
+def _rounds_words(models: Sequence[str]) -> str:
+    """“round 2 of EBA”, “rounds 1, 2 of EBA, seeds 7, 8”; with “and” between lines, and seeds that differ."""
+    rounds: dict[tuple[str, int | None], list[int]] = {}
+    for model in models:
+        name = split_model(model)
+        rounds.setdefault((name.line, name.seed), []).append(name.round_number)
+    seeds: dict[tuple[str, tuple[int, ...]], list[int | None]] = {}
+    for (line, seed), numbers in rounds.items():
+        seeds.setdefault((line, tuple(sorted(numbers))), []).append(seed)
+    return " and ".join(
+        ", ".join(filter(None, (f"{_plural('round', numbers)} of {line_words(line)}", _seeds_words(of))))
+        for (line, numbers), of in seeds.items()
+    )
+
+
+def _seeds_words(seeds: Sequence[int | None]) -> str:
+    """“seeds 7, 8”, and nothing in a run with one seed, whose models carry none."""
+    known = sorted(seed for seed in seeds if seed is not None)
+    return _plural("seed", known) if known else ""
+
+
+def _plural(word: str, numbers: Sequence[int]) -> str:
+    return f"{word}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _rows(table: pd.DataFrame) -> list[Any]:

@@ -167,11 +167,12 @@ def _scatter(panel: Axes, points: np.ndarray, title: str) -> None:
 
 
 def tiles(run: Run) -> list[dict[str, str]]:
-    """The few numbers at the top of a run with particles."""
+    """The few numbers at the top of a run with particles: of shapes, or of energies where there are any."""
     out = []
     last = run.shown[-2]
+    shapes = [s for s in names(run) if _row(run, "energy_w1_kt", s, last, "reference") is None]
     for column, label in (("chamfer_nm", "Chamfer distance"), ("shape_rmsd_nm", "RMSD of shapes")):
-        ratios = [v for s in names(run) if (v := _ratio(run, column, s, last)) is not None]
+        ratios = [v for s in shapes if (v := _ratio(run, column, s, last)) is not None]
         if ratios:
             out.append({"value": f"{max(ratios, key=lambda r: abs(r - 1)):.2f} × floor", "words": f"{label}, at worst"})
     ratios = [v for s in names(run) if (v := _ratio(run, "energy_w1_kt", s, last)) is not None]
@@ -184,19 +185,25 @@ def tiles(run: Run) -> list[dict[str, str]]:
     return out
 
 
+_SAID_OF_SHAPES = (
+    ("chamfer_nm", "the nearest held-out shape is {value:.3g} nm away (Chamfer; floor {floor:.3g})"),
+    ("shape_rmsd_nm", "{value:.3g} nm in RMSD (floor {floor:.3g})"),
+)
+_SAID_OF_ENERGIES = (
+    ("energy_w1_kt", "energies are {value:.2f} kT from the reference's (floor {floor:.2f})"),
+    ("population_distance", "populations of the wells by {value:.3f} (floor {floor:.3f})"),
+)
+
+
 def findings(run: Run) -> list[str]:
-    """A sentence for each system and last model."""
+    """A sentence for each system and last model: of its shapes, or of its energies and wells where it has any."""
     out = []
     for system in names(run):
         for model in dict.fromkeys(m for m in run.shown if m not in ("training", "reference")):
+            has_energies = _row(run, "energy_w1_kt", system, model, "reference") is not None
             said = [
                 text
-                for metric, form in (
-                    ("chamfer_nm", "the nearest held-out shape is {value:.3g} nm away (Chamfer; floor {floor:.3g})"),
-                    ("shape_rmsd_nm", "{value:.3g} nm in RMSD (floor {floor:.3g})"),
-                    ("energy_w1_kt", "energies are {value:.2f} kT from the reference's (floor {floor:.2f})"),
-                    ("population_distance", "populations of the wells by {value:.3f} (floor {floor:.3f})"),
-                )
+                for metric, form in (_SAID_OF_ENERGIES if has_energies else _SAID_OF_SHAPES)
                 if (text := _sentence(run, metric, system, model, "reference", form))
             ]
             exact = _sentence(
