@@ -16,7 +16,7 @@ from ancdiff.artifacts import read_ensemble, read_molecule, read_table
 from ancdiff.basins import basins_together
 from ancdiff.bridge import bias_of_temperature, find_bridge, torsion_waves
 from ancdiff.config import DiffusionSettings, LineSettings
-from ancdiff.corridor import Layout, split_model
+from ancdiff.corridor import Layout
 from ancdiff.denoiser.network import Denoiser
 from ancdiff.denoising import Conformers
 from ancdiff.diffusion.noise import centre
@@ -161,16 +161,13 @@ def _untilted(last: pd.DataFrame) -> Float[np.ndarray, " conformers"]:
 def _expected_excess(rows: pd.DataFrame, parent: str, last: pd.DataFrame | None) -> float:
     """How far the mean energy of the model to come will lie above that of its pool, in units of kT.
 
-    As far as that of the round's first model lies above what it has learned. From the third round on, half of it is
-    what was expected before: one set of samples says it with an error. Pretraining is another matter than fine-tuning:
-    its excess is all that is known in the first round, and is not kept.
+    As far as that of the round's first model lies above what it has learned; from the second round on, half of it is
+    what was expected before: one training and one set of samples say it with an error.
     """
     excess = _seen_excess(rows, parent, last)
     if last is None or excess is None:
         return excess or 0.0
-    if split_model(parent).round_number > 1:
-        return 0.5 * (excess + float(_learned(rows, last)["anchor_excess"].iloc[0]))
-    return excess
+    return 0.5 * (excess + float(_learned(rows, last)["anchor_excess"].iloc[0]))
 
 
 def _seen_excess(rows: pd.DataFrame, parent: str, last: pd.DataFrame | None) -> float | None:

@@ -462,7 +462,7 @@ def test_the_pool_is_tilted_by_what_the_last_model_drew_above_what_it_learned(re
     drawn = [mean_energy(energies(first, "pretrain")), mean_energy(energies(second, "eba_round1"))]
     learned = [mean_energy(energies(first, "training")), mean_energy(energies(first), weight[0])]
     seen, plain = np.subtract(drawn, learned), []
-    for table, tilted, excess in zip((first, second), weight, seen, strict=True):
+    for table, tilted, excess in zip((first, second), weight, (seen[0], seen.mean()), strict=True):
         (tilt,), (expected,) = set(table["anchor_tilt"]), set(table["anchor_excess"])
         plain.append(tilted + tilt * energies(table))
         assert expected == pytest.approx(excess)
@@ -477,8 +477,8 @@ def test_the_pool_is_tilted_by_what_the_last_model_drew_above_what_it_learned(re
         assert np.ptp(rows["plain_x"] - rows["plain_y"]) < 1e-9
 
 
-@pytest.mark.parametrize(("parent", "excess"), [("pretrain", 2.0), ("eba_round1", 3.0), ("eba_round2_seed7", 2.5)])
-def test_the_excess_of_fine_tuning_is_smoothed_over_rounds(parent: str, excess: float) -> None:
+@pytest.mark.parametrize(("parent", "excess"), [("pretrain", 2.0), ("eba_round1", 2.5), ("eba_round2_seed7", 2.5)])
+def test_the_expected_excess_is_smoothed_over_rounds(parent: str, excess: float) -> None:
     thermal = thermal_energy_kj_mol(300.0)
     columns = {"system": "ala", "temperature_kelvin": 300.0}
     md, drawn = np.linspace(-1.0, 1.0, 5), np.linspace(1.0, 3.0, 5)
