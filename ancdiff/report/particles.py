@@ -177,7 +177,7 @@ def tiles(run: Run) -> list[dict[str, str]]:
             out.append({"value": f"{max(ratios, key=lambda r: abs(r - 1)):.2f} × floor", "words": f"{label}, at worst"})
     ratios = [v for s in names(run) if (v := _ratio(run, "energy_w1_kt", s, last)) is not None]
     if ratios:
-        out.append({"value": f"{max(ratios):.1f} × floor", "words": f"energy distance, at worst ({words(last)})"})
+        out.append({"value": f"{max(ratios):,.1f} × floor", "words": f"energy distance, at worst ({words(last)})"})
     for precision in ("float32", "float64"):
         rows = run.select(f"equivariance_error_{precision}")
         if len(rows):
