@@ -90,7 +90,9 @@ def errors_per_step(run: Run) -> Figure | None:
             drawn = np.array(list(values.values()))
             panel.set_yscale("symlog", linthresh=_LINEAR_KT, linscale=1.5)
             panel.set_ylim(min(low, 1.3 * np.nanmin(drawn)), 2 * np.nanmax(drawn))
-            panel.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=_LINEAR_KT))
+            ticks = SymmetricalLogLocator(base=10, linthresh=_LINEAR_KT).tick_values(*panel.get_ylim())
+            # Labels in the linear part would overlap.
+            panel.set_yticks(ticks[(ticks == 0) | (np.abs(ticks) > _LINEAR_KT)])
     figure.supxlabel("steps of alignment", fontsize=9)
     legend_above(figure, axes[0])
     return figure
