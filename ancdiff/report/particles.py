@@ -92,7 +92,7 @@ def errors_per_step(run: Run) -> Figure | None:
             panel.set_ylim(min(low, 1.3 * np.nanmin(drawn)), 2 * np.nanmax(drawn))
             ticks = SymmetricalLogLocator(base=10, linthresh=_LINEAR_KT).tick_values(*panel.get_ylim())
             # Labels in the linear part would overlap.
-            panel.set_yticks(ticks[(ticks == 0) | (np.abs(ticks) > _LINEAR_KT)])
+            panel.set_yticks([tick for tick in ticks if tick == 0 or abs(tick) > _LINEAR_KT])
     figure.supxlabel("steps of alignment", fontsize=9)
     legend_above(figure, axes[0])
     return figure
