@@ -1,5 +1,6 @@
 """Runs of particles from nothing to the report, in one process; the workflow itself is asked what it would do."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ancdiff.dataset.points import check_particles
 from ancdiff.errors import ConfigError, InputError
 from ancdiff.particles import particle_molecule
 from ancdiff.preflight import check_systems
+from ancdiff.report import collect, findings, particles
 from ancdiff.workflow import Corridor
 
 HERE = Path(__file__).parent
@@ -61,6 +63,22 @@ def test_metrics_that_apply_are_there_and_no_others(exact: Layout, points: Layou
     error = measured[measured["metric"] == "equivariance_error_float64"]
     assert len(error) == 3 * 3  # models × systems
     assert (error["value"] < 1e-12).all()
+
+
+def test_energies_sum_up_what_has_them_and_large_errors_leave_small_ones_readable(exact: Layout) -> None:
+    handed = StageConfig(read_json(exact.root / "evaluate" / "metrics.json")["settings"] | {"report": {}})
+    run = collect.open_run(handed, exact.root)
+    said = " ".join(findings.findings(run))
+    assert "wells, pretrained: energies are" in said
+    assert "wells, pretrained: the nearest held-out shape" not in said
+    metrics = run.metrics.copy()
+    far = metrics["ensemble"].eq("eba_round1") & metrics["metric"].isin(["mean_energy_kt", "energy_w1_kt"])
+    metrics.loc[far, "value"] = 1000.0
+    figure = particles.errors_per_step(dataclasses.replace(run, metrics=metrics))
+    assert figure is not None
+    scales = {panel.get_yscale(): panel.get_yticks() for panel in figure.axes}
+    assert {0.0, 1.0, 1000.0} <= set(scales["symlog"])
+    assert not (np.abs(scales["symlog"]) < 0.5)[scales["symlog"] != 0].any()
 
 
 def test_energies_flow_to_alignment(exact: Layout) -> None:
