@@ -172,7 +172,7 @@ def tiles(run: Run) -> list[dict[str, str]]:
     """The few numbers at the top of a run with particles: of shapes, or of energies where there are any."""
     out = []
     last = run.shown[-2]
-    shapes = [s for s in names(run) if _row(run, "energy_w1_kt", s, last, "reference") is None]
+    shapes = [s for s in names(run) if not _has_energies(run, s, last)]
     for column, label in (("chamfer_nm", "Chamfer distance"), ("shape_rmsd_nm", "RMSD of shapes")):
         ratios = [v for s in shapes if (v := _ratio(run, column, s, last)) is not None]
         if ratios:
@@ -202,10 +202,9 @@ def findings(run: Run) -> list[str]:
     out = []
     for system in names(run):
         for model in dict.fromkeys(m for m in run.shown if m not in ("training", "reference")):
-            has_energies = _row(run, "energy_w1_kt", system, model, "reference") is not None
             said = [
                 text
-                for metric, form in (_SAID_OF_ENERGIES if has_energies else _SAID_OF_SHAPES)
+                for metric, form in (_SAID_OF_ENERGIES if _has_energies(run, system, model) else _SAID_OF_SHAPES)
                 if (text := _sentence(run, metric, system, model, "reference", form))
             ]
             exact = _sentence(
@@ -228,6 +227,11 @@ def story(run: Run) -> str:
 def _row(run: Run, metric: str, system: str, model: str, against: str) -> Any:
     rows = run.select(metric, system=system, ensemble=model, against=against)
     return next(rows.itertuples(), None)
+
+
+def _has_energies(run: Run, system: str, model: str) -> bool:
+    """Whether a model's energies of a system were compared with the reference's: clouds of points have none."""
+    return _row(run, "energy_w1_kt", system, model, "reference") is not None
 
 
 def _ratio(run: Run, metric: str, system: str, model: str) -> float | None:
